@@ -1,0 +1,71 @@
+"""Train the whole testbed from nothing: autoencoder, CLIP, latents, text-to-video, image-to-video, pipelines.
+
+Each part writes one file when it is finished and is skipped when that file exists, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
+from transformers import CLIPModel, CLIPVisionModel
+
+from . import processes
+from .latents import encode_all
+from .models import (
+    build_text_encoder,
+    build_transformer,
+    image_to_video_from,
+    image_to_video_pipeline,
+    text_to_video_pipeline,
+)
+from .train_clip import train_clip
+from .train_transformer import Denoiser, train_transformer
+from .train_vae import train_vae
+
+
+def train_all(params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
+    """Run every part with `params` (the section `testbed` of params.yaml) in `folder`; write pipelines to `out`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    workers, seed = workers or processes.default_processes(), params["seed"]
+    common = dict(seed=seed, device="cuda" if torch.cuda.is_available() else "cpu")
+    data = params["data"]
+
+    def part(finished: str, function, **kwargs):
+        if not (folder / finished).exists():
+            processes.run(function, workers, folder, **kwargs, **common)
+
+    part("vae/config.json", train_vae, **params["vae"])
+    part("clip/config.json", train_clip, **params["clip"])
+    common["seed"] = seed + 3  # images and videos are different clips
+    part("t2v.safetensors", encode_all, kind="image", clips=data["images"])
+    common["seed"] = seed
+    part("i2v.safetensors", encode_all, kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
+    part("t2v.safetensors", train_transformer, name="t2v", **params["t2v"])
+    part("i2v.safetensors", train_transformer, name="i2v", **params["i2v"])
+    assemble(folder, out)
+
+
+def assemble(folder: Path, out: Path) -> None:
+    """Put the trained parts together as two diffusers folders, `<out>/wan-t2v` and `<out>/wan-i2v`."""
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae")
+    clip = CLIPModel.from_pretrained(folder / "clip")
+    vision = CLIPVisionModel(clip.config.vision_config)
+    vision.load_state_dict({k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()})
+    for name in ("t2v", "i2v"):
+        transformer = build_transformer(image_to_video=False)
+        if name == "i2v":
+            transformer = image_to_video_from(transformer)
+        model = Denoiser(build_text_encoder(), transformer)
+        model.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        parts = vae.eval(), model.text_encoder.eval(), model.transformer.eval()
+        pipeline = text_to_video_pipeline(*parts) if name == "t2v" else image_to_video_pipeline(*parts, vision.eval())
+        target, temporary = out / f"wan-{name}", out / f".wan-{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        pipeline.save_pretrained(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half

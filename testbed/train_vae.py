@@ -1,0 +1,65 @@
+"""Train the video autoencoder: single frames first, then clips of 5 and 9 frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .models import LATENT_CHANNELS, build_vae
+from .muon import muon_and_adamw
+from .trainer import fit, rank_and_world, save_atomically
+from .world import FRAMES, training_clip
+
+
+def to_tensor(video: np.ndarray) -> torch.Tensor:
+    """uint8 (T, H, W, 3) -> float (3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def train_vae(folder: Path, *, seed: int, steps: tuple[int, int, int], batch: tuple[int, int, int], lr: float, device="cpu"):
+    """Train on windows of 1, 5 and 9 frames for `steps` steps each; write `<folder>/vae/`, with latent statistics.
+
+    The loss is the mean absolute error plus a weak pull of the latents towards a unit Gaussian.
+    """
+    torch.manual_seed(seed)
+    vae = build_vae().to(device)
+    rank, world = rank_and_world()
+    ends = np.cumsum(steps)
+
+    def loss(step):
+        phase = int(np.searchsorted(ends, step, side="right"))
+        window, size = (1, 5, 9)[phase], batch[phase]
+        clips = []
+        for i in range(rank, size, world):
+            clip = training_clip(step * max(batch) + i, seed=seed + 1).video()
+            rng = np.random.default_rng([seed, step, i])
+            # Half of the windows start at the first frame: the causal autoencoder treats that one apart.
+            start = 0 if rng.random() < 0.5 else int(rng.integers(0, FRAMES - window + 1))
+            clips.append(to_tensor(clip[start : start + window]))
+        x = torch.stack(clips).to(device)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * world + rank))
+        y = vae.decode(posterior.mean + posterior.std * noise.to(device)).sample
+        return (y - x).abs().mean() + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+
+    optimizers = muon_and_adamw(vae, lr, lr)
+    weights = fit("vae", folder, vae, loss, optimizers, int(ends[-1]), ema=0.99, batch=batch[0])
+    if rank == 0:
+        vae.load_state_dict(weights)
+        save_atomically(weights, folder / "vae.safetensors")
+        mean, std = latent_statistics(vae, seed)
+        vae.register_to_config(latents_mean=mean, latents_std=std)
+        vae.save_pretrained(folder / "vae")
+
+
+@torch.no_grad()
+def latent_statistics(vae, seed: int, clips: int = 128) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel over training clips, as Wan's configuration keeps them."""
+    latents = []
+    for i in range(0, clips, 16):
+        x = torch.stack([to_tensor(training_clip(j, seed=seed + 2).video()) for j in range(i, i + 16)])
+        latents.append(vae.encode(x.to(vae.device)).latent_dist.mode().cpu())
+    z = torch.cat(latents).transpose(0, 1).reshape(LATENT_CHANNELS, -1)
+    return [round(v, 4) for v in z.mean(1).tolist()], [round(v, 4) for v in z.std(1).tolist()]
