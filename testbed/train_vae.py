@@ -9,7 +9,7 @@ import torch
 
 from .models import LATENT_CHANNELS, build_vae
 from .muon import muon_and_adamw
-from .trainer import fit, rank_and_world, save_atomically
+from .trainer import fit, rank_and_world
 from .world import FRAMES, training_clip
 
 
@@ -18,37 +18,41 @@ def to_tensor(video: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def train_vae(folder: Path, *, seed: int, steps: tuple[int, int, int], batch: tuple[int, int, int], lr: float, device="cpu"):
-    """Train on windows of 1, 5 and 9 frames for `steps` steps each; write `<folder>/vae/`, with latent statistics.
+WINDOWS = {"vae": (1, 5, 9), "vae-whole": (FRAMES,)}  # frames; without whole clips the late frames come out blurred
+
+
+def train_vae(folder: Path, *, seed: int, rounds: dict[str, dict], device="cpu"):
+    """Train in two rounds, "vae" on windows of 1, 5 and 9 frames and "vae-whole" on whole clips, each with `steps` and
+    `batch` per window and a learning rate `lr` of its own; write `<folder>/vae/`, with latent statistics.
 
     The loss is the mean absolute error plus a weak pull of the latents towards a unit Gaussian.
     """
     torch.manual_seed(seed)
     vae = build_vae().to(device)
     rank, world = rank_and_world()
-    ends = np.cumsum(steps)
+    for name, r in rounds.items():
+        ends, windows, batch = np.cumsum(r["steps"]), WINDOWS[name], r["batch"]
 
-    def loss(step):
-        phase = int(np.searchsorted(ends, step, side="right"))
-        window, size = (1, 5, 9)[phase], batch[phase]
-        clips = []
-        for i in range(rank, size, world):
-            clip = training_clip(step * max(batch) + i, seed=seed + 1).video()
-            rng = np.random.default_rng([seed, step, i])
-            # Half of the windows start at the first frame: the causal autoencoder treats that one apart.
-            start = 0 if rng.random() < 0.5 else int(rng.integers(0, FRAMES - window + 1))
-            clips.append(to_tensor(clip[start : start + window]))
-        x = torch.stack(clips).to(device)
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * world + rank))
-        y = vae.decode(posterior.mean + posterior.std * noise.to(device)).sample
-        return (y - x).abs().mean() + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        def loss(step, name=name, ends=ends, windows=windows, batch=batch):
+            phase = int(np.searchsorted(ends, step, side="right"))
+            window, size = windows[phase], batch[phase]
+            clips = []
+            for i in range(rank, size, world):
+                clip = training_clip(step * max(batch) + i, seed=seed + 1).video()
+                rng = np.random.default_rng([seed, step, i])
+                # Half of the windows start at the first frame: the causal autoencoder treats that one apart.
+                start = 0 if rng.random() < 0.5 else int(rng.integers(0, FRAMES - window + 1))
+                clips.append(to_tensor(clip[start : start + window]))
+            x = torch.stack(clips).to(device)
+            posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * world + rank))
+            y = vae.decode(posterior.mean + posterior.std * noise.to(device)).sample
+            return (y - x).abs().mean() + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
-    optimizers = muon_and_adamw(vae, lr, lr)
-    weights = fit("vae", folder, vae, loss, optimizers, int(ends[-1]), ema=0.99, batch=batch[0])
-    if rank == 0:
+        optimizers = muon_and_adamw(vae, r["lr"], r["lr"])
+        weights = fit(name, folder, vae, loss, optimizers, int(ends[-1]), ema=0.99, batch=batch[0])
         vae.load_state_dict(weights)
-        save_atomically(weights, folder / "vae.safetensors")
+    if rank == 0:
         mean, std = latent_statistics(vae, seed)
         vae.register_to_config(latents_mean=mean, latents_std=std)
         vae.save_pretrained(folder / "vae")

@@ -1,0 +1,1 @@
+"""Running a study: generate videos, score them, compare, draw."""

@@ -1,0 +1,71 @@
+"""`python -m analysis generate SWEEP`, `score SWEEP`, `notebook NAME`: the steps that dvc.yaml chains."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .parameters import load_parameters
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
+
+
+@app.command()
+def generate(
+    sweep: str,
+    workers: Workers = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: only every n-th video; no manifest is written")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="address of a Dask scheduler instead of local processes")] = None,
+):
+    """Make the videos of a sweep of params.yaml in runs/SWEEP, keeping those that exist."""
+    from .generate import default_executor, generate
+
+    if scheduler:
+        from dask.distributed import Client
+
+        executor = Client(scheduler).get_executor()
+    else:
+        executor = default_executor(workers)
+    with executor:
+        failures = generate(load_parameters(), sweep, executor, part=shard)
+    if failures:
+        print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
+
+
+@app.command()
+def score(sweep: str, workers: Workers = None):
+    """Score the videos of a sweep into results/scores/SWEEP.csv."""
+    from .score import score
+
+    table = score(load_parameters(), sweep, workers)
+    print(f"{sweep}: {len(table)} videos, adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}")
+
+
+@app.command()
+def notebook(name: str):
+    """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb."""
+    from .notebook import execute
+
+    execute(name, load_parameters().notebooks.get(name, {}))
+
+
+def main():
+    try:
+        app(standalone_mode=False)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit("stopped; what is finished is kept, and the next run goes on from there")
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            sys.exit(f"error: {error.format_message()}")
+        raise
+
+
+if __name__ == "__main__":
+    main()

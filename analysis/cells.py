@@ -1,0 +1,108 @@
+"""A cell is one video to make: a backbone, a sample, a seed and settings. A sweep is a grid of cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from .parameters import Backbone, Parameters
+from .store import content_key, folder_hash
+
+QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that determines one video. `noise` seeds the initial noise: equal for the same sample and seed under
+    every setting, so that settings are compared on the same noise."""
+
+    backbone: str
+    weights: str
+    sampler: str
+    sample: str
+    image: str
+    prompt: str
+    seed: int
+    noise: int
+    guidance_scale: float
+    blur: float
+    prompts: str
+
+    @property
+    def key(self) -> str:
+        return content_key({k: v for k, v in asdict(self).items() if k not in ("backbone", "prompts")})
+
+
+def load_samples(folder: Path) -> list[dict]:
+    """The benchmark's records. Raises ValueError that names the sample when one lacks questions or an answer."""
+    file = folder / "meta.json"
+    if not file.is_file():
+        raise ValueError(f"no benchmark at {file}: run `python -m testbed benchmark` or `dvc repro benchmark`")
+    samples = json.loads(file.read_text())
+    for sample in samples:
+        name = sample.get("id", "without an id")
+        if not sample.get("questions"):
+            raise ValueError(f"{file}: sample {name} has no questions, so nothing could be scored")
+        for question in sample["questions"]:
+            if missing := QUESTION_FIELDS - question.keys():
+                raise ValueError(f"{file}: a question of sample {name} lacks {sorted(missing)}")
+            if question["expected_answer"] not in ("yes", "no"):
+                raise ValueError(f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed")
+    return samples
+
+
+def weights_hash(name: str, backbone: Backbone) -> str:
+    """Identifies a backbone's weights: a hash of the folder's files, or the hub name at a revision."""
+    folder = Path(backbone.checkpoint)
+    if (folder / "model_index.json").is_file():
+        return folder_hash(folder)
+    if folder.exists() or backbone.checkpoint.count("/") != 1:
+        raise ValueError(
+            f"backbone {name}: no checkpoint at {backbone.checkpoint} (model_index.json is missing); "
+            "train it with `make train-testbed`, or give a hub name such as organisation/model"
+        )
+    if not backbone.revision:
+        raise ValueError(f"backbone {name}: the hub checkpoint {backbone.checkpoint} needs a `revision` (a commit hash)")
+    return f"{backbone.checkpoint}@{backbone.revision}"
+
+
+def donor_of(index: int, samples: list[dict]) -> int:
+    """Whose prompt sample `index` gets when prompts are shuffled: one with another event, always the same one."""
+    others = [i for i, s in enumerate(samples) if s["sub-category"] != samples[index]["sub-category"]]
+    return others[(index * 7919 + 101) % len(others)]
+
+
+def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
+    """All cells of a sweep, in a fixed order: settings outermost, samples innermost."""
+    if sweep_name not in parameters.sweeps:
+        raise ValueError(f"unknown sweep {sweep_name!r}; params.yaml has {list(parameters.sweeps)}")
+    sweep = parameters.sweeps[sweep_name]
+    backbone = parameters.backbones[sweep.backbone]
+    folder = parameters.benchmark.folder
+    samples = load_samples(folder)
+    if sweep.samples > len(samples):
+        raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(samples)}")
+    weights = weights_hash(sweep.backbone, backbone)
+    sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "fps"}))
+    images = {s["id"]: _file_hash(folder / s["image-path"]) for s in samples[: sweep.samples]}
+    cells = []
+    for scale, blur, seed in product(sweep.guidance_scale, sweep.blur, sweep.seeds):
+        for i, sample in enumerate(samples[: sweep.samples]):
+            prompt = sample["prompt"] if sweep.prompts == "own" else samples[donor_of(i, samples)]["prompt"]
+            noise = int(np.frombuffer(hashlib.sha256(f"{sample['id']}/{seed}".encode()).digest()[:4], np.uint32)[0])
+            cells.append(
+                Cell(sweep.backbone, weights, sampler, sample["id"], images[sample["id"]], prompt, seed, noise,
+                     scale, blur, sweep.prompts)
+            )  # fmt: skip
+    return cells
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"the reference image {path} is missing; run `python -m testbed benchmark`")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]

@@ -1,0 +1,162 @@
+"""Generate the videos of a sweep with the diffusers pipelines, in several processes, resuming where a run stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from methods import blur_image
+
+from .cells import Cell, expand, load_samples
+from .parameters import Backbone, Parameters
+from .progress import track
+from .store import write_atomically, write_video
+
+# glibc reads these when a process starts; without them it hands large tensors back to the system after every operation.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4294967296")
+
+MANIFEST = ("key", "status", "reason", "backbone", "guidance_scale", "blur", "prompts", "seed", "sample", "prompt")
+
+
+@lru_cache(maxsize=1)
+def load_pipeline(backbone: Backbone):
+    """The diffusers pipeline of a backbone, on the GPU if there is one; kept for the next cell of this process."""
+    import diffusers
+
+    diffusers.utils.logging.disable_progress_bar()
+    pipeline_class = getattr(diffusers, backbone.pipeline)
+    pipe = pipeline_class.from_pretrained(
+        backbone.checkpoint, revision=backbone.revision, torch_dtype=getattr(torch, backbone.dtype), use_safetensors=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image:
+    """The sample's reference at the backbone's size, blurred by `sigma` pixels. Raises ValueError for another size."""
+    image = Image.open(path).convert("RGB")
+    if image.size != (backbone.width, backbone.height):
+        raise ValueError(
+            f"{path} is {image.width}x{image.height}; the backbone wants {backbone.width}x{backbone.height}"
+        )
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
+    return Image.fromarray(blur_image(pixels, sigma).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+
+def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> np.ndarray:
+    """One video, uint8 (T, H, W, 3), as the pipeline makes it."""
+    pipe = load_pipeline(backbone)
+    inputs = {}
+    if backbone.pipeline == "WanImageToVideoPipeline":
+        inputs["image"] = reference_image(image_path, backbone, cell.blur)
+    with torch.inference_mode():
+        frames = pipe(
+            prompt=cell.prompt,
+            negative_prompt=backbone.negative_prompt,
+            height=backbone.height,
+            width=backbone.width,
+            num_frames=backbone.frames,
+            num_inference_steps=backbone.steps,
+            guidance_scale=cell.guidance_scale,
+            generator=torch.Generator().manual_seed(cell.noise),
+            output_type="np",
+            **inputs,
+        ).frames[0]
+    if not np.isfinite(frames).all():
+        raise FloatingPointError("the pipeline returned values that are not finite")
+    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> tuple[str, str]:
+    """Make one video unless it is there; (status, reason). A failure is recorded, not raised, and tried again next run."""
+    target = folder / f"{cell.key}.mkv"
+    if target.exists():
+        return "ok", ""
+    try:
+        write_video(target, sample_video(cell, backbone, image_path), backbone.fps)
+        return "ok", ""
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        return "failed", f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def default_executor(workers: int | None = None) -> Executor:
+    """One process per GPU, or one single-threaded process per core (which beats fewer with more threads)."""
+    gpus = torch.cuda.device_count()
+    workers = workers or gpus or len(os.sched_getaffinity(0))
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=None if gpus else _one_thread)
+
+
+def shard(cells: list[Cell], part: str | None) -> list[Cell]:
+    """Every n-th cell for "i/n" (0 <= i < n), all of them for None. Raises ValueError for anything else."""
+    if part is None:
+        return cells
+    try:
+        i, n = map(int, part.split("/"))
+    except ValueError:
+        i, n = -1, 0
+    if not 0 <= i < n:
+        raise ValueError(f"--shard is {part!r}; it must be i/n with 0 <= i < n, such as 0/4")
+    return cells[i::n]
+
+
+def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: str | None = None) -> int:
+    """Make all videos of a sweep in `runs/<sweep>/`, remove those of an older grid, write the manifest; failures' count.
+
+    Videos that exist are kept, so a killed run goes on, and a changed grid costs its new cells only.
+    """
+    cells = expand(parameters, sweep)
+    backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
+    images = {s["id"]: parameters.benchmark.folder / s["image-path"] for s in load_samples(parameters.benchmark.folder)}
+    folder = run_folder(sweep)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stray in folder.glob(".*.tmp.mkv"):
+        stray.unlink()
+    mine = shard(cells, part)
+    outcome: dict[str, tuple[str, str]] = {}
+    todo = {c.key: c for c in mine if not (folder / f"{c.key}.mkv").exists()}
+    jobs = {executor.submit(run_cell, c, backbone, images[c.sample], folder): k for k, c in todo.items()}
+    for job in track(as_completed(jobs), len(jobs), f"generate {sweep}"):
+        outcome[jobs[job]] = job.result()
+    if part is None:
+        _write_manifest(folder, cells, outcome)
+        _prune(folder, cells)
+    return sum(status != "ok" for status, _ in outcome.values())
+
+
+def run_folder(sweep: str) -> Path:
+    """Where a sweep's videos lie."""
+    return Path("runs") / sweep
+
+
+def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, MANIFEST, lineterminator="\n")
+    writer.writeheader()
+    for cell in cells:
+        status, reason = outcome.get(cell.key, ("ok", ""))
+        row = asdict(cell) | {"key": cell.key, "status": status, "reason": reason}
+        writer.writerow({k: row[k] for k in MANIFEST})
+    write_atomically(folder / "manifest.csv", lambda path: path.write_text(text.getvalue()))
+
+
+def _prune(folder: Path, cells: Iterable[Cell]) -> None:
+    keep = {c.key for c in cells}
+    for file in folder.glob("*.mkv"):
+        if file.stem not in keep:
+            file.unlink()

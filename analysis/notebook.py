@@ -1,0 +1,72 @@
+"""Execute a notebook through papermill so that two runs of the same thing give the same bytes.
+
+Output streams live to the terminal. A failed run stays beside the target as `_failed_<name>.ipynb`; the target is
+replaced only by a complete one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+SOURCES, TARGETS = Path("notebooks"), Path("results/notebooks")
+
+
+def execute(name: str, parameters: dict) -> Path:
+    """Run `notebooks/<name>.ipynb` with `parameters`; the executed copy's path.
+
+    Raises ValueError for a notebook that does not exist, a parameter that it does not have, or a cell that fails.
+    """
+    source, target = SOURCES / f"{name}.ipynb", TARGETS / f"{name}.ipynb"
+    if not source.is_file():
+        raise ValueError(f"no notebook {source}; there are {sorted(p.stem for p in SOURCES.glob('*.ipynb'))}")
+    known = papermill.inspect_notebook(str(source))
+    if unknown := set(parameters) - set(known):
+        raise ValueError(f"notebooks.{name}: unknown parameters {sorted(unknown)}; the notebook has {sorted(known)}")
+    TARGETS.mkdir(parents=True, exist_ok=True)
+    partial = TARGETS / f"_failed_{name}.ipynb"
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            record_timing=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            cwd=str(Path.cwd()),
+        )
+    except PapermillExecutionError as error:
+        raise ValueError(f"{source}, cell {error.exec_count}: {error.ename}: {error.evalue} (see {partial})") from None
+    book = nbformat.read(partial, as_version=4)
+    nbformat.write(scrub(book), partial)
+    os.replace(partial, target)
+    return target
+
+
+def scrub(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove what differs between two runs: papermill's metadata, the injected cell's random id, stderr, addresses."""
+    book.metadata = {k: v for k, v in book.metadata.items() if k in ("kernelspec", "language_info")}
+    book.metadata.get("language_info", {}).pop("version", None)
+    for cell in book.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        if "injected-parameters" in tags:
+            cell.id = "injected-parameters"
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        for output in cell.outputs:
+            for holder, key in [(output, "text"), *[(output.get("data", {}), k) for k in ("text/plain", "text/html")]]:
+                if isinstance(holder.get(key), str):
+                    holder[key] = re.sub(r" at 0x[0-9a-f]+", "", holder[key])
+    return book

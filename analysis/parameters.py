@@ -1,0 +1,78 @@
+"""The schema of params.yaml: every key typed, unknown keys refused, errors that name the key and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+
+Scale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
+Sigma = Annotated[float, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Benchmark(_Strict):
+    """Where the samples are and the seed they are drawn from."""
+
+    folder: Path
+    seed: int
+
+
+class Backbone(_Strict):
+    """A diffusers checkpoint, a local folder or a hub name with its revision, and how to sample from it."""
+
+    checkpoint: str
+    revision: str | None = None
+    pipeline: Literal["WanPipeline", "WanImageToVideoPipeline"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    height: int
+    width: int
+    frames: int
+    fps: int
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    negative_prompt: str
+
+
+class Sweep(_Strict):
+    """A grid of cells: every guidance scale with every blur, on the first `samples` samples, for every seed."""
+
+    backbone: str
+    samples: Annotated[int, Field(ge=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    guidance_scale: Annotated[list[Scale], Field(min_length=1)]
+    blur: Annotated[list[Sigma], Field(min_length=1)] = [0.0]
+    prompts: Literal["own", "shuffled"] = "own"
+
+
+class Parameters(_Strict):
+    """All of params.yaml. `testbed` and `notebooks` are read by their own programs."""
+
+    benchmark: Benchmark
+    backbones: dict[str, Backbone]
+    sweeps: dict[str, Sweep]
+    testbed: dict
+    notebooks: dict[str, dict]
+
+    @model_validator(mode="after")
+    def _backbones_exist(self):
+        for name, sweep in self.sweeps.items():
+            if sweep.backbone not in self.backbones:
+                raise ValueError(f"sweeps.{name}.backbone is {sweep.backbone!r}, not one of {list(self.backbones)}")
+        return self
+
+
+def load_parameters(path: Path | str = "params.yaml") -> Parameters:
+    """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no parameter file {path}; run from the repository's root")
+    try:
+        return Parameters.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {problems}") from None

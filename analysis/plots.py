@@ -1,0 +1,104 @@
+"""Figures: each takes tidy data and axes, and returns the axes; saving goes through one function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from .statistics import mean_interval
+
+EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
+PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
+
+
+def use_style() -> None:
+    """Apply the repository's matplotlibrc; call it first in a notebook."""
+    matplotlib.rc_file(Path("matplotlibrc"))
+
+
+def save(figure, name: str) -> None:
+    """Save to `results/figures/<name>.png`."""
+    path = Path("results/figures") / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata=PNG_METADATA)
+
+
+def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    """Mean, 95 % bootstrap interval over prompts and number of prompts of `column` for each group."""
+    rows = []
+    for keys, group in scores.groupby(by, sort=False):
+        mean, low, high = mean_interval(group[column], group["sample"])
+        rows.append({**dict(zip(by, keys, strict=True)), "mean": mean, "low": low, "high": high, "n": group["sample"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def intervals(ax, x, summary: pd.DataFrame, *, label: str | None = None, percent: bool = True, **style):
+    """Points with interval bars at positions `x` for the rows of `summarise`."""
+    factor = 100 if percent else 1
+    mean = summary["mean"].to_numpy() * factor
+    bars = np.abs(summary[["low", "high"]].to_numpy().T * factor - mean)
+    ax.errorbar(x, mean, yerr=bars, fmt=style.pop("fmt", "o"), capsize=3, label=label, **style)
+    return ax
+
+
+def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"):
+    """Share of `column` per event type and overall, one colour per entry of `groups`, with intervals, in percent."""
+    kinds = [*EVENT_NAMES, "all"]
+    width = 0.8 / len(groups)
+    for i, (label, scores) in enumerate(groups.items()):
+        both = pd.concat([scores, scores.assign(main_category="all")])
+        s = summarise(both, ["main_category"], column).set_index("main_category").loc[kinds]
+        x = np.arange(len(kinds)) + (i - (len(groups) - 1) / 2) * width
+        ax.bar(x, 100 * s["mean"], width * 0.92, color=f"C{i}", alpha=0.85, label=label)
+        intervals(ax, x, s, fmt="none", ecolor="black", elinewidth=1)
+    ax.set_xticks(range(len(kinds)), [EVENT_NAMES.get(k, k) for k in kinds])
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
+    """Figure of film strips: a row per caption, a column per entry of `sheets`, each (rows, H, 5 W, 3) uint8."""
+    n = len(captions)
+    figure, axes = plt.subplots(n, len(sheets), figsize=(3.3 * len(sheets), 0.98 * n + 0.5), squeeze=False)
+    for column, (label, strips) in enumerate(sheets.items()):
+        axes[0, column].set_title(label, fontsize=9, fontweight="normal")
+        for row in range(n):
+            ax = axes[row, column]
+            ax.imshow(strips[row], interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for edge in ax.spines.values():
+                edge.set_visible(False)
+            if column == 0:
+                ax.set_ylabel(captions[row], rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
+    """The film strips of a sweep's cell, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the cell."""
+    sheet = np.asarray(Image.open(Path("results/frames") / f"{sweep}.png"))
+    side = sheet.shape[1] // 5
+    strips = sheet.reshape(-1, side, sheet.shape[1], 3)
+    cells = scores.groupby(["guidance_scale", "blur", "seed"], sort=False).ngroups
+    keys = scores[["guidance_scale", "blur", "seed"]].drop_duplicates().reset_index(drop=True)
+    wanted = np.flatnonzero((keys[list(settings)] == pd.Series(settings)).all(axis=1)) if settings else np.array([0])
+    if len(wanted) != 1:
+        raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")
+    return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
+
+
+def wrap(text: str, width: int = 30) -> str:
+    """Break a caption into lines of at most `width` characters."""
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines, line = [*lines, line], word
+        else:
+            line = f"{line} {word}".strip()
+    return "\n".join([*lines, line])

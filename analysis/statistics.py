@@ -1,0 +1,72 @@
+"""Intervals and paired tests: the unit is the prompt, methods are compared on the same prompts and noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESAMPLES = 4000
+
+
+def _by_prompt(values, prompts) -> np.ndarray:
+    """Mean per prompt, in the prompts' order: seeds are averaged first, so that prompts are resampled, not videos."""
+    means = pd.Series(np.asarray(values, float)).groupby(np.asarray(prompts)).mean().to_numpy()
+    if len(means) == 0 or np.isnan(means).any():
+        raise ValueError(f"{int(np.isnan(means).sum())} of {len(means)} prompts have no value; nothing may be dropped")
+    return means
+
+
+def mean_interval(values, prompts, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high): percentile bootstrap over prompts. Wilson's interval when every prompt has the same 0 or 1."""
+    means = _by_prompt(values, prompts)
+    if np.all(means == means[0]):
+        if means[0] in (0.0, 1.0):
+            low, high = proportion_interval(int(means.sum()), len(means), confidence)
+            return float(means[0]), low, high
+        return float(means[0]), float(means[0]), float(means[0])
+    result = stats.bootstrap(
+        (means,), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile",
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(means.mean()), *map(float, result.confidence_interval)
+
+
+def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion."""
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str, float]:
+    """`a` minus `b` in `column`, paired by (sample, seed): mean, interval over prompts, n, p, and for 0/1 the counts.
+
+    p is exact McNemar's for a column of 0 and 1 with one seed, else Wilcoxon's signed rank (Pratt). Raises ValueError
+    when the two tables do not hold the same samples and seeds.
+    """
+    keys = ["sample", "seed"]
+    both = a.merge(b, on=keys, how="outer", suffixes=("_a", "_b"), indicator=True)
+    if not (both["_merge"] == "both").all() or len(both) != len(a):
+        raise ValueError(f"not paired: {int((both['_merge'] != 'both').sum())} videos have no partner")
+    d = both[f"{column}_a"].astype(float) - both[f"{column}_b"].astype(float)
+    mean, low, high = mean_interval(d, both["sample"])
+    gained, lost = int((d > 0).sum()), int((d < 0).sum())
+    binary = set(pd.concat([both[f"{column}_a"], both[f"{column}_b"]]).unique()) <= {0, 1}
+    if gained + lost == 0:
+        p = 1.0
+    elif binary and both["seed"].nunique() == 1:
+        p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+    else:
+        p = float(stats.wilcoxon(_by_prompt(d, both["sample"]), zero_method="pratt").pvalue)
+    n = both["sample"].nunique()
+    return {"difference": mean, "low": low, "high": high, "n": n, "gained": gained, "lost": lost, "p": p}
+
+
+def holm(p_values) -> np.ndarray:
+    """Holm's adjusted p values, in the order given."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(adjusted, 1.0)
+    return out

@@ -1,0 +1,56 @@
+"""`python -m testbed train`, `benchmark`, `reconstruct`: the embedded world and its models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CHECKPOINTS, BENCHMARK, TRAINING = Path("testbed/checkpoints"), Path("testbed/benchmark"), Path("build/training")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+def parameters() -> dict:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
+
+
+@app.command()
+def train(workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None):
+    """Train every model from nothing into testbed/checkpoints; a killed run goes on where it was."""
+    from .train import train_all
+
+    train_all(parameters()["testbed"], TRAINING, CHECKPOINTS, workers)
+
+
+@app.command()
+def benchmark():
+    """Draw the benchmark's samples into testbed/benchmark."""
+    from .benchmark import write_benchmark
+
+    write_benchmark(BENCHMARK, parameters()["benchmark"]["seed"])
+
+
+@app.command()
+def reconstruct(checkpoint: Path, out: Path):
+    """Encode and decode the benchmark's true clips with CHECKPOINT's autoencoder; scores per question into OUT."""
+    from .reconstruct import reconstruct
+
+    table = reconstruct(checkpoint, parameters()["benchmark"]["seed"], out)
+    print(f"reconstruction: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
+
+
+def main():
+    try:
+        app(standalone_mode=False)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+
+
+if __name__ == "__main__":
+    main()
