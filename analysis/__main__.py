@@ -18,7 +18,9 @@ def generate(
     sweep: str,
     workers: Workers = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only every n-th video; no manifest is written")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="address of a Dask scheduler instead of local processes")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address of a Dask scheduler instead of local processes")
+    ] = None,
 ):
     """Make the videos of a sweep of params.yaml in runs/SWEEP, keeping those that exist."""
     from .generate import default_executor, generate

@@ -52,7 +52,9 @@ def load_samples(folder: Path) -> list[dict]:
             if missing := QUESTION_FIELDS - question.keys():
                 raise ValueError(f"{file}: a question of sample {name} lacks {sorted(missing)}")
             if question["expected_answer"] not in ("yes", "no"):
-                raise ValueError(f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed")
+                raise ValueError(
+                    f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed"
+                )
     return samples
 
 
@@ -67,7 +69,9 @@ def weights_hash(name: str, backbone: Backbone) -> str:
             "train it with `make train-testbed`, or give a hub name such as organisation/model"
         )
     if not backbone.revision:
-        raise ValueError(f"backbone {name}: the hub checkpoint {backbone.checkpoint} needs a `revision` (a commit hash)")
+        raise ValueError(
+            f"backbone {name}: the hub checkpoint {backbone.checkpoint} needs a `revision` (a commit hash)"
+        )
     return f"{backbone.checkpoint}@{backbone.revision}"
 
 

@@ -9,6 +9,7 @@ degree; the estimator is another one, so the values must not be compared with VB
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -55,7 +56,7 @@ def pair_scores(video: np.ndarray) -> np.ndarray:
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
     top = max(1, int(0.05 * grey[0].size))
     scores = []
-    for a, b in zip(grey[:-1], grey[1:], strict=True):
+    for a, b in pairwise(grey):
         both = [supported_magnitude(a, b, f).ravel() for f in (_flow_dis, _flow_farneback)]
         scores.append(min(float(np.partition(m, -top)[-top:].mean()) for m in both))
     return np.array(scores)

@@ -38,7 +38,10 @@ def load_pipeline(backbone: Backbone):
     diffusers.utils.logging.disable_progress_bar()
     pipeline_class = getattr(diffusers, backbone.pipeline)
     pipe = pipeline_class.from_pretrained(
-        backbone.checkpoint, revision=backbone.revision, torch_dtype=getattr(torch, backbone.dtype), use_safetensors=True
+        backbone.checkpoint,
+        revision=backbone.revision,
+        torch_dtype=getattr(torch, backbone.dtype),
+        use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")

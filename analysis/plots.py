@@ -33,7 +33,9 @@ def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     rows = []
     for keys, group in scores.groupby(by, sort=False):
         mean, low, high = mean_interval(group[column], group["sample"])
-        rows.append({**dict(zip(by, keys, strict=True)), "mean": mean, "low": low, "high": high, "n": group["sample"].nunique()})
+        rows.append(
+            {**dict(zip(by, keys, strict=True)), "mean": mean, "low": low, "high": high, "n": group["sample"].nunique()}
+        )
     return pd.DataFrame(rows)
 
 

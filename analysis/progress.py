@@ -20,7 +20,14 @@ def track(items: Iterable, total: int, label: str) -> Iterator:
         if now - spoken < (0.2 if live else 10.0) and done < total:
             continue
         left = (now - began) / done * (total - done)
-        text = f"{label}: {done}/{total}, {(now - began) / done:.2f} s each, {int(left // 60)} min {int(left % 60)} s left"
+        text = (
+            f"{label}: {done}/{total}, {(now - began) / done:.2f} s each, {int(left // 60)} min {int(left % 60)} s left"
+        )
         if now - began > 5 or live:
-            print(("\r" + text.ljust(78)) if live else text, end="" if live and done < total else "\n", file=sys.stderr, flush=True)
+            print(
+                ("\r" + text.ljust(78)) if live else text,
+                end="" if live and done < total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
         spoken = now

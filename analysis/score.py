@@ -23,7 +23,14 @@ from .store import read_video, write_atomically
 
 SETTINGS = ["sweep", "backbone", "guidance_scale", "blur", "prompts", "seed", "sample"]
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
-DIGITS = {"macro": 4, "displacement_px": 2, "flow_px": 2, "first_psnr": 1, "background_psnr": 1, "sharpness_retention": 3}
+DIGITS = {
+    "macro": 4,
+    "displacement_px": 2,
+    "flow_px": 2,
+    "first_psnr": 1,
+    "background_psnr": 1,
+    "sharpness_retention": 3,
+}
 
 
 def answer_all(evaluator, video: np.ndarray | None, questions: list[dict]) -> dict:
@@ -70,12 +77,24 @@ def score(parameters: Parameters, sweep: str, workers: int | None = None) -> pd.
         rows = list(track(results, len(manifest), f"score {sweep}"))
     table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
     table.columns = [c.replace("-", "_") for c in table.columns]
-    columns = [*SETTINGS, "main_category", "sub_category", "domain", "status", "reason", "answers", "adherence", *DIGITS]
+    columns = [
+        *SETTINGS,
+        "main_category",
+        "sub_category",
+        "domain",
+        "status",
+        "reason",
+        "answers",
+        "adherence",
+        *DIGITS,
+    ]
     table = table.reindex(columns=columns)
     first = [s["id"] for s in list(samples.values())[:STRIPS]]
     sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
     write_atomically(Path("results/frames") / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png"))
-    write_atomically(Path("results/scores") / f"{sweep}.csv", lambda p: table.to_csv(p, index=False, lineterminator="\n"))
+    write_atomically(
+        Path("results/scores") / f"{sweep}.csv", lambda p: table.to_csv(p, index=False, lineterminator="\n")
+    )
     return table
 
 

@@ -35,7 +35,9 @@ def write_video(path: Path, video: np.ndarray, fps: int) -> None:
 
     def write(temporary):
         with av.open(str(temporary), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("ffv1", rate=fps, options={"level": "3", "flags": "+bitexact", "threads": "1"})
+            stream = container.add_stream(
+                "ffv1", rate=fps, options={"level": "3", "flags": "+bitexact", "threads": "1"}
+            )
             stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "bgr0"
             for frame in video:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

@@ -38,7 +38,10 @@ def encode_shard(vae, clip, first: int, seed: int, kind: str, unexecuted: float)
     out = {"ids": ids.to(torch.int16), "lengths": lengths.to(torch.int16)}
 
     def encode(videos):
-        z = [vae.encode(torch.stack(videos[i : i + 16]).to(vae.device)).latent_dist.mode() for i in range(0, len(videos), 16)]
+        z = [
+            vae.encode(torch.stack(videos[i : i + 16]).to(vae.device)).latent_dist.mode()
+            for i in range(0, len(videos), 16)
+        ]
         return torch.cat(z).half().cpu()
 
     videos = [render(c.scene, c.event) for c in clips]

@@ -58,7 +58,8 @@ def parse_frame(frame: np.ndarray) -> list[Component]:
     """All components of a uint8 (64, 64, 3) frame, largest first. Raises ValueError for another size or type."""
     if frame.shape != (SIZE, SIZE, 3) or frame.dtype != np.uint8:
         raise ValueError(f"the oracle reads uint8 frames of {SIZE} x {SIZE} x 3, not {frame.dtype} {frame.shape}")
-    distance = np.linalg.norm(_lab(frame)[:, :, None] - _palette(), axis=-1)  # (64, 64, 6)
+    lab = _lab(frame)
+    distance = np.linalg.norm(lab[:, :, None] - _palette(), axis=-1)  # (64, 64, 6)
     nearest, close = distance.argmin(-1), distance.min(-1) < MAX_DISTANCE
     found = []
     for i, colour in enumerate(COLOURS):
@@ -68,7 +69,7 @@ def parse_frame(frame: np.ndarray) -> list[Component]:
             area = float(stats[k, cv2.CC_STAT_AREA])
             if area >= MIN_AREA:
                 x, y = centroids[k] + 0.5
-                shape, fit, margin = _fit_shape(labels == k, x, y, area)
+                shape, fit, margin = _fit_shape(_half_covered(lab, labels == k))
                 found.append(Component(colour, shape, float(x), float(y), area, fit, margin))
     return sorted(found, key=lambda c: -c.area)
 
@@ -81,12 +82,25 @@ def _unit_area(shape: str) -> tuple[float, float]:
     return float(cover.sum() / 100), float((y - SIZE / 2) / 10)
 
 
-def _fit_shape(mask, x, y, area):
+def _half_covered(lab: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The component with the pixels around it that its colour covers by half or more: corners survive blurring."""
+    around = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    ring = cv2.dilate(mask.astype(np.uint8), np.ones((11, 11), np.uint8)).astype(bool) & ~around
+    if not ring.any():
+        return mask
+    inside, outside = np.median(lab[mask], axis=0), np.median(lab[ring], axis=0)
+    axis = (inside - outside) / max(1e-6, float(np.square(inside - outside).sum()))
+    return mask | (around & ((lab - outside) @ axis >= 0.5))
+
+
+def _fit_shape(mask: np.ndarray) -> tuple[str, float, float]:
     """(best shape, its intersection over union, lead over the second) for shapes of the mask's area and centroid."""
+    rows, columns = np.nonzero(mask)
+    y, x = rows.mean() + 0.5, columns.mean() + 0.5
     scores = {}
     for shape in SHAPES:
         unit, offset = _unit_area(shape)
-        radius = float(np.sqrt(area / unit))
+        radius = float(np.sqrt(len(rows) / unit))
         drawn = _coverage(Shape("red", shape, x, y, radius), x, y - offset * radius, radius) > 0.5
         scores[shape] = float((mask & drawn).sum() / max(1, (mask | drawn).sum()))
     best, second = sorted(scores, key=scores.get, reverse=True)[:2]

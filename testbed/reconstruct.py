@@ -54,7 +54,11 @@ def _one(sample, checkpoint: Path) -> list[dict]:
 def reconstruct(checkpoint: Path, seed: int, out: Path) -> pd.DataFrame:
     """One row per question of every benchmark sample; psnr in dB is the sample's. Written to `out` as CSV."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as executor:
-        rows = [r for part in executor.map(partial(_one, checkpoint=checkpoint), draw_benchmark(seed), chunksize=8) for r in part]
+        rows = [
+            r
+            for part in executor.map(partial(_one, checkpoint=checkpoint), draw_benchmark(seed), chunksize=8)
+            for r in part
+        ]
     table = pd.DataFrame(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out.with_suffix(".tmp"), index=False, lineterminator="\n")
