@@ -71,7 +71,7 @@ def build_clip() -> CLIPModel:
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """One token per word of the world's grammar: every merge that builds such a word is in the table."""
+    """A byte-pair tokenizer with the merges of the grammar's words; as in CLIP's own, some words are two or more tokens."""
     words = vocabulary()
     vocab: dict[str, int] = {}
     for piece in ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz.,"]:

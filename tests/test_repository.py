@@ -1,0 +1,103 @@
+"""Promises about the repository itself: notebooks, pipeline, checkpoints, imports."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from ruamel.yaml import YAML
+
+from analysis.notebook import scrub
+from analysis.parameters import load_parameters
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MACHINE_PATH = re.compile(r"(?<![\w./-])/(home|root|tmp|work|Users|mnt)/\S+")
+
+
+def tracked(pattern):
+    return subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_notebooks_are_small_and_stripped(path):
+    book = nbformat.read(path, as_version=4)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    lines = sum(len([x for x in c.source.splitlines() if x.strip()]) for c in code)
+    assert len(code) <= 15 and lines <= 120, f"{len(code)} cells, {lines} lines"
+    assert len(book.cells) - len(code) >= len(code) - 3
+    assert sum(len(c.source.split()) for c in book.cells if c.cell_type == "markdown") > 200
+    assert not any(c.outputs or c.execution_count for c in code)
+    assert book.metadata["kernelspec"]["name"] == "python3"
+    functions = [n for c in code for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.FunctionDef)]
+    assert len(functions) <= 1
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_parameters_and_stages_match_the_notebooks(path):
+    parameters = load_parameters(ROOT / "params.yaml").notebooks[path.stem]
+    assert set(parameters) == set(papermill.inspect_notebook(str(path)))
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert f"notebook-{path.stem}" in stages
+
+
+def test_every_sweep_has_its_stages():
+    sweeps = set(load_parameters(ROOT / "params.yaml").sweeps)
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in ("generate", "score"):
+        assert set(stages[stage]["matrix"]["sweep"]) == sweeps
+    assert all(s.get("desc") for s in stages.values())
+
+
+def test_nothing_tracked_names_a_machine():
+    for name in tracked("*.ipynb") + tracked("*.py") + tracked("*.md") + tracked("*.yaml"):
+        if not name.startswith("tests/"):
+            assert not MACHINE_PATH.search((ROOT / name).read_text()), name
+
+
+def test_executed_notebooks_hold_no_errors():
+    for name in tracked("results/notebooks/*.ipynb"):
+        book = nbformat.read(ROOT / name, as_version=4)
+        outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+        assert outputs and not any(o.output_type == "error" for o in outputs)
+
+
+def test_methods_stand_alone():
+    for path in (ROOT / "methods").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & {"analysis", "testbed"}, path
+
+
+def test_files_are_readable_in_one_sitting():
+    for name in tracked("*.py"):
+        assert (ROOT / name).read_text().count("\n") <= 400, name
+
+
+def test_scrubbing_removes_what_differs_between_runs():
+    def book(run):
+        cell = nbformat.v4.new_code_cell("x", metadata={"tags": ["injected-parameters"], "papermill": {"t": run}})
+        cell.outputs = [
+            nbformat.v4.new_output("stream", name="stderr", text=f"{run} it/s"),
+            nbformat.v4.new_output("stream", name="stdout", text=f"<object at 0x{run:x}>"),
+        ]
+        return nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"start": run}})
+
+    assert json.dumps(scrub(book(1))) == json.dumps(scrub(book(2)))
+
+
+@pytest.mark.parametrize("name", ["wan-i2v", "wan-t2v"])
+def test_shipped_checkpoints_are_small_and_load(name):
+    import diffusers
+
+    folder = ROOT / "testbed/checkpoints" / name
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 25e6
+    assert not [f for f in folder.rglob("*") if f.suffix in {".bin", ".pt", ".pkl"}]
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(pipe).__name__ == {"wan-i2v": "WanImageToVideoPipeline", "wan-t2v": "WanPipeline"}[name]
+    assert len(pipe.transformer.blocks) >= 10

@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from analysis.statistics import holm, mean_interval, paired_difference, proportion_interval
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_equals_statsmodels(p):
+    assert np.allclose(holm(p), multipletests(p, method="holm")[1])
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_wilson_equals_statsmodels(successes, failures):
+    if successes + failures:
+        expected = proportion_confint(successes, successes + failures, method="wilson")
+        assert np.allclose(proportion_interval(successes, successes + failures), expected, atol=1e-12)
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        effect = rng.normal(0, 1, 40)  # prompts
+        values = (effect[:, None] + rng.normal(0, 0.3, (40, 4))).ravel()  # four seeds each
+        _, low, high = mean_interval(values, np.repeat(np.arange(40), 4))
+        covered += low <= 0 <= high
+    assert covered >= 52
+
+
+def test_nothing_is_dropped():
+    with pytest.raises(ValueError, match="1 of 2"):
+        mean_interval([1.0, np.nan], ["a", "b"])
+
+
+def frame(values, seeds=None):
+    return pd.DataFrame({"sample": range(len(values)), "seed": seeds or 0, "y": values})
+
+
+def test_binary_pairs_equal_statsmodels_mcnemar():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, 80), rng.integers(0, 2, 80)
+    result = paired_difference(frame(a), frame(b), "y")
+    table = [[np.sum((a == i) & (b == j)) for j in (0, 1)] for i in (0, 1)]
+    assert result["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert result["difference"] == pytest.approx(a.mean() - b.mean())
+    assert (result["gained"], result["lost"]) == (table[1][0], table[0][1])
+
+
+def test_continuous_pairs_equal_scipy_wilcoxon():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=50), rng.normal(size=50)
+    result = paired_difference(frame(a), frame(b), "y")
+    assert result["p"] == pytest.approx(stats.wilcoxon(a - b, zero_method="pratt").pvalue)
+    assert result["low"] < result["difference"] < result["high"]
+
+
+def test_unpaired_tables_are_refused():
+    with pytest.raises(ValueError, match="no partner"):
+        paired_difference(frame([0, 1, 1]), frame([0, 1]), "y")

@@ -1,0 +1,182 @@
+"""The whole way from params.yaml to scores, with the real pipeline class and random weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from PIL import Image
+from ruamel.yaml import YAML
+from transformers import CLIPVisionModel
+
+from testbed.benchmark import write_benchmark
+from testbed.models import (
+    build_clip,
+    build_text_encoder,
+    build_transformer,
+    build_vae,
+    image_to_video_from,
+    image_to_video_pipeline,
+)  # fmt: skip
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with a benchmark, random weights and parameters: six samples, one denoising step."""
+    folder = tmp_path_factory.mktemp("study")
+    torch.manual_seed(0)
+    vae: AutoencoderKLWan = build_vae()
+    vision = CLIPVisionModel(build_clip().config.vision_config)
+    transformer = image_to_video_from(build_transformer(image_to_video=False))
+    image_to_video_pipeline(vae, build_text_encoder(), transformer, vision).save_pretrained(folder / "model")
+    write_benchmark(folder / "benchmark", 3)
+    parameters = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    parameters["benchmark"] = {"folder": "benchmark", "seed": 3}
+    backbone = parameters["backbones"]["wan-i2v"] | {"checkpoint": "model", "steps": 1}
+    parameters["backbones"] = {"wan-i2v": backbone}
+    sweep = {"backbone": "wan-i2v", "samples": 6, "seeds": [0], "guidance_scale": [1.0]}
+    parameters["sweeps"] = {"small": sweep}
+    write_parameters(folder, parameters)
+    return folder
+
+
+def write_parameters(folder, parameters):
+    with (folder / "params.yaml").open("w") as f:
+        YAML(pure=True).dump(json.loads(json.dumps(parameters)), f)
+
+
+def read_parameters(folder):
+    return YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text())
+
+
+def start(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "analysis", *arguments],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def call(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
+    process = start(world, "generate", "small", "--workers", "1")
+    runs = world / "runs/small"
+    while process.poll() is None and len(list(runs.glob("*.mkv"))) < 2:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (runs / ".123.half.mkv.tmp.mkv").write_bytes(b"half")
+    kept = {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv") if not p.name.startswith(".")}
+    assert 2 <= len(kept) < 6 and not (runs / "manifest.csv").exists()
+
+    code, _, err = call(world, "generate", "small", "--workers", "1")
+    assert code == 0, err
+    assert all((runs / name).stat().st_mtime_ns == when for name, when in kept.items())
+    manifest = pd.read_csv(runs / "manifest.csv")
+    assert sorted(p.stem for p in runs.glob("*.mkv")) == sorted(manifest["key"]) and len(manifest) == 6
+    assert not list(runs.glob(".*"))
+
+    (runs / f"{manifest['key'][1]}.mkv").write_bytes(b"broken")
+    (runs / f"{manifest['key'][2]}.mkv").unlink()
+    code, out, err = call(world, "score", "small")
+    assert code == 0, err
+    scores = pd.read_csv(world / "results/scores/small.csv")
+    assert list(scores["status"]) == ["ok", "corrupt", "missing", "ok", "ok", "ok"]
+    assert list(scores["adherence"][1:3]) == [0, 0] and list(scores["macro"][1:3]) == [0, 0]
+    assert scores["reason"][1].startswith(manifest["key"][1])
+    assert (world / "results/frames/small.png").exists()
+
+
+def test_a_changed_grid_costs_its_new_cells_only(world):
+    parameters = read_parameters(world)
+    parameters["sweeps"]["grid"] = parameters["sweeps"]["small"] | {"samples": 2, "blur": [0.0, 1.0]}
+    write_parameters(world, parameters)
+    assert call(world, "generate", "grid")[0] == 0
+    runs = world / "runs/grid"
+    before = {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv")}
+    parameters["sweeps"]["grid"]["blur"] = [0.0, 2.0]
+    write_parameters(world, parameters)
+    assert call(world, "generate", "grid")[0] == 0
+    after = {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv")}
+    assert len(before) == len(after) == 4
+    assert len(before.items() & after.items()) == 2, "the cells of blur 0 are kept, those of blur 1 removed"
+
+
+def refuses(world, expected, *arguments):
+    code, out, err = call(world, *arguments)
+    assert code not in (0, None) and expected in err, err
+    assert "Traceback" not in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_bad_input_gets_one_clear_line(world, tmp_path):
+    refuses(world, "unknown sweep 'nope'", "generate", "nope")
+    refuses(world, "i/n", "generate", "small", "--shard", "4/4")
+    refuses(world, "nope.ipynb", "notebook", "nope")
+    good = read_parameters(world)
+
+    def changed(path, value, message, *arguments):
+        parameters = json.loads(json.dumps(good))
+        *keys, last = path
+        inner = parameters
+        for key in keys:
+            inner = inner[key]
+        inner[last] = value
+        write_parameters(world, parameters)
+        try:
+            refuses(world, message, *arguments)
+        finally:
+            write_parameters(world, good)
+
+    run = ("generate", "small")
+    changed(["sweeps", "small", "blurr"], [1.0], "sweeps.small.blurr", *run)
+    changed(["sweeps", "small", "guidance_scale"], [float("nan")], "sweeps.small.guidance_scale", *run)
+    changed(["sweeps", "small", "samples"], 4000, "the benchmark has 467", *run)
+    changed(["sweeps", "small", "backbone"], "gone", "'gone'", *run)
+    changed(["backbones", "wan-i2v", "checkpoint"], "nowhere/at/all", "nowhere/at/all", *run)
+    changed(["backbones", "wan-i2v", "checkpoint"], "some/model", "revision", *run)
+    changed(["benchmark", "folder"], "no-benchmark", "no-benchmark", *run)
+
+
+def test_a_sample_without_questions_or_with_a_wrong_image_is_named(world):
+    meta = world / "benchmark/meta.json"
+    text = meta.read_text()
+    samples = json.loads(text)
+    samples[4]["questions"] = []
+    meta.write_text(json.dumps(samples))
+    refuses(world, samples[4]["id"], "generate", "small")
+    meta.write_text(text)
+
+    image = world / "benchmark" / samples[0]["image-path"]
+    original = image.read_bytes()
+    Image.new("RGB", (32, 32)).save(image)
+    parameters = read_parameters(world)
+    parameters["sweeps"]["bad"] = parameters["sweeps"]["small"] | {"samples": 2}
+    write_parameters(world, parameters)
+    code, _, err = call(world, "generate", "bad", "--workers", "1")
+    image.write_bytes(original)
+    assert code == 0 and "1 videos failed" in err
+    manifest = pd.read_csv(world / "runs/bad/manifest.csv", keep_default_na=False)
+    assert list(manifest["status"]) == ["failed", "ok"] and "32x32" in manifest["reason"][0]
+
+
+def test_shards_cover_everything_once(world):
+    parameters = read_parameters(world)
+    parameters["sweeps"]["parts"] = parameters["sweeps"]["small"] | {"samples": 3}
+    write_parameters(world, parameters)
+    for part in ("0/2", "1/2"):
+        assert call(world, "generate", "parts", "--shard", part, "--workers", "1")[0] == 0
+    assert len(list((world / "runs/parts").glob("*.mkv"))) == 3

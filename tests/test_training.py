@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from testbed.folding import folded_padding, padding_bias
+from testbed.latents import SLOTS, tokenize
+from testbed.models import (
+    build_clip_tokenizer,
+    build_text_encoder,
+    build_tokenizer,
+    build_transformer,
+    image_to_video_from,
+)  # fmt: skip
+from testbed.muon import Muon, muon_and_adamw, orthogonalise
+from testbed.train_transformer import condition_channels, sample_times
+from testbed.trainer import fit
+from testbed.world import EVENTS, caption, generator, sample_scene
+
+
+def randomised(model, seed=0):
+    torch.manual_seed(seed)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize("image_to_video", [False, True])
+def test_folded_padding_equals_512_tokens(image_to_video):
+    model = randomised(build_transformer(image_to_video=image_to_video))
+    lengths = torch.tensor([5, 23])
+    text = torch.randn(2, SLOTS, model.config.text_dim)
+    text[0, 5:], text[1, 23:] = 0, 0
+    full = torch.cat([text, torch.zeros(2, 512 - SLOTS, model.config.text_dim)], dim=1)
+    x, t = torch.randn(2, model.config.in_channels, 2, 4, 6), torch.tensor([500.0, 20.0])
+    image = torch.randn(2, 65, 64) if image_to_video else None
+    processors = [block.attn2.processor for block in model.blocks]
+    with torch.no_grad():
+        expected = model(x, t, full, encoder_hidden_states_image=image, return_dict=False)[0]
+        with folded_padding(model, lengths, SLOTS):
+            folded = model(x, t, text, encoder_hidden_states_image=image, return_dict=False)[0]
+    assert (folded - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert [block.attn2.processor for block in model.blocks] == processors
+
+
+@given(st.integers(1, 20), st.integers(1, 60), st.integers(0, 10_000))
+def test_padding_bias_against_an_explicit_softmax(length, padding, seed):
+    rng = np.random.default_rng(seed)
+    words, pad = rng.normal(size=length) * 3, rng.normal() * 3
+    logits = np.concatenate([words, np.full(padding, pad)])
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    bias = padding_bias(torch.tensor([length]), 21, length + padding)[0, 0, 0].double().numpy()
+    folded = np.concatenate([words, np.full(21 - length, pad)]) + bias
+    weights = np.exp(folded - folded.max()) / np.exp(folded - folded.max()).sum()
+    assert np.allclose(weights[:length], expected[:length], rtol=1e-5)
+    assert weights[length] == pytest.approx(expected[length:].sum(), rel=1e-5)
+
+
+def test_a_caption_without_room_for_padding_is_refused():
+    with pytest.raises(ValueError, match="24"):
+        padding_bias(torch.tensor([24]), 24)
+
+
+def test_image_to_video_starts_as_its_text_to_video_model():
+    source = randomised(build_transformer(image_to_video=False))
+    tuned = image_to_video_from(source).eval()
+    x, t, text = torch.randn(1, 36, 2, 4, 4), torch.tensor([300.0]), torch.randn(1, 512, 96)
+    with torch.no_grad():
+        a = source(x[:, :16], t, text, return_dict=False)[0]
+        b = tuned(x, t, text, encoder_hidden_states_image=torch.randn(1, 65, 64), return_dict=False)[0]
+    # The image values' biases are zero too, so the image branch adds nothing.
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000))
+def test_orthogonalise_brings_singular_values_near_one(rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    u, _ = np.linalg.qr(rng.normal(size=(rows, rows)))
+    v, _ = np.linalg.qr(rng.normal(size=(columns, columns)))
+    k = min(rows, columns)
+    matrix = (u[:, :k] * rng.uniform(0.5, 1, k)) @ v[:, :k].T
+    values = np.linalg.svd(orthogonalise(torch.tensor(matrix)).numpy(), compute_uv=False)
+    assert values.min() > 0.3 and values.max() < 1.4
+
+
+def test_muon_takes_kernels_and_lowers_a_loss():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 8, 3)
+    x, y = torch.randn(16, 4, 6, 6), torch.randn(16, 8, 4, 4)
+    optimizer = Muon([layer.weight], lr=0.02)
+    losses = []
+    for _ in range(30):
+        loss = (layer(x) - y).square().mean()
+        layer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def run_fit(folder, steps, stop_at=None):
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("blocks", nn.Linear(12, 12))
+    model.add_module("head", nn.Linear(12, 3))
+
+    def loss(step):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        g = torch.Generator().manual_seed(step)
+        return (model(torch.randn(8, 12, generator=g)) - torch.randn(8, 3, generator=g)).square().mean()
+
+    return fit("s", folder, model, loss, muon_and_adamw(model, 0.01, 0.01), steps, ema=0.9, checkpoint_every=0.0)
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = run_fit(tmp_path / "a", 12)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "b", 12, stop_at=7)
+    resumed = run_fit(tmp_path / "b", 12)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_condition_channels_mark_the_reference_as_the_pipeline_does():
+    condition = torch.randn(2, 16, 5, 8, 8)
+    out = condition_channels(condition)
+    assert out.shape == (2, 20, 5, 8, 8) and torch.equal(out[:, 4:], condition)
+    assert (out[:, :4, 0] == 1).all() and (out[:, :4, 1:] == 0).all()
+
+
+def test_times_stay_inside_the_unit_interval():
+    t = sample_times(torch.Generator().manual_seed(0), 10_000)
+    assert t.min() > 0 and t.max() < 1 and 0.5 < t.median() < 0.8
+
+
+def test_tokenizers_know_every_word():
+    tokenizer, clip = build_tokenizer(), build_clip_tokenizer()
+    for i in range(60):
+        scene, event = sample_scene(generator("tokens", i), EVENTS[i % 5])
+        text = caption(scene, event, generator("t", i))
+        words = text.replace(".", " .").split()
+        assert [p.lstrip("▁") for p in tokenizer.tokenize(text)] == words
+        assert "".join(clip.tokenize(text)).split("</w>")[:-1] == words
+        assert len(clip(text).input_ids) <= clip.model_max_length
+        ids, lengths = tokenize([text])
+        assert lengths[0] == len(words) + 1 < SLOTS
+
+
+def test_text_encoder_ignores_padding():
+    encoder = randomised(build_text_encoder())
+    ids, lengths = tokenize(["a red circle. nothing happens."])
+    n = int(lengths[0])
+    with torch.no_grad():
+        short = encoder(ids[:, :n], torch.ones(1, n).long()).last_hidden_state
+        padded = encoder(ids, (torch.arange(SLOTS) < n)[None].long()).last_hidden_state[:, :n]
+    assert torch.allclose(short, padded, atol=1e-5)
