@@ -54,6 +54,14 @@ def notebook(name: str):
     execute(name, load_parameters().notebooks.get(name, {}))
 
 
+@app.command()
+def bench(backbone: str = "wan-i2v"):
+    """Time the parts of one video on this machine."""
+    from .bench import bench
+
+    print(bench(load_parameters(), backbone).to_string())
+
+
 def main():
     try:
         app(standalone_mode=False)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModel
 
 from . import processes
+from .card import write_card
 from .latents import encode_all
 from .models import (
     build_text_encoder,
@@ -47,6 +48,7 @@ def train_all(params: dict, folder: Path, out: Path, workers: int | None = None)
     part("t2v.safetensors", train_transformer, name="t2v", **params["t2v"])
     part("i2v.safetensors", train_transformer, name="i2v", **params["i2v"])
     assemble(folder, out)
+    write_card(params, folder, out)
 
 
 def assemble(folder: Path, out: Path) -> None:
