@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import BrokenExecutor
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ def generate(
     ] = None,
 ):
     """Make the videos of a sweep of params.yaml in runs/SWEEP, keeping those that exist."""
+    parameters = load_parameters()
     from .generate import default_executor, generate
 
     if scheduler:
@@ -32,7 +34,7 @@ def generate(
     else:
         executor = default_executor(workers)
     with executor:
-        failures = generate(load_parameters(), sweep, executor, part=shard)
+        failures = generate(parameters, sweep, executor, part=shard)
     if failures:
         print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
 
@@ -67,6 +69,10 @@ def main():
         app(standalone_mode=False)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except BrokenExecutor:
+        sys.exit(
+            "error: a worker process died, perhaps of too little memory; what is finished is kept, so run it again"
+        )
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except typer.Abort:

@@ -29,7 +29,8 @@ def execute(name: str, parameters: dict) -> Path:
     known = papermill.inspect_notebook(str(source))
     if unknown := set(parameters) - set(known):
         raise ValueError(f"notebooks.{name}: unknown parameters {sorted(unknown)}; the notebook has {sorted(known)}")
-    TARGETS.mkdir(parents=True, exist_ok=True)
+    for folder in (TARGETS, Path("results/tables"), Path("results/figures")):
+        folder.mkdir(parents=True, exist_ok=True)
     partial = TARGETS / f"_failed_{name}.ipynb"
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")

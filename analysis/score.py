@@ -43,18 +43,25 @@ def answer_all(evaluator, video: np.ndarray | None, questions: list[dict]) -> di
     return {"answers": "|".join(answers), "macro": float(np.mean(right)), "adherence": int(all(right))}
 
 
+def load_video(row: dict, folder: Path, frames: int) -> tuple[np.ndarray | None, dict]:
+    """(the video of a manifest's row, {}), or (None, its status and reason) where there is none to read."""
+    path = folder / f"{row['key']}.mkv"
+    if row["status"] != "ok":
+        return None, {}
+    if not path.is_file():
+        return None, {"status": "missing", "reason": f"no file {path.name}"}
+    try:
+        return read_video(path, frames), {}
+    except ValueError as error:
+        return None, {"status": "corrupt", "reason": str(error).removeprefix(f"{folder}/")}
+
+
 def score_video(row: dict, sample: dict, *, folder: Path, frames: int, images: Path) -> dict:
     """The row of the manifest with its scores; `row["status"]` becomes "missing" or "corrupt" if the file is."""
     cv2.setNumThreads(1)
-    video, oracle = None, Oracle()
-    if row["status"] == "ok":
-        try:
-            video = read_video(folder / f"{row['key']}.mkv", frames)
-        except FileNotFoundError:
-            row = row | {"status": "missing", "reason": "no file"}
-        except ValueError as error:
-            row = row | {"status": "corrupt", "reason": str(error).removeprefix(f"{folder}/")}
-    out = row | {k: sample[k] for k in ("main-category", "sub-category", "domain")}
+    oracle = Oracle()
+    video, problem = load_video(row, folder, frames)
+    out = row | problem | {k: sample[k] for k in ("main-category", "sub-category", "domain")}
     out |= answer_all(oracle, video, sample["questions"])
     if video is not None:
         reference = np.asarray(Image.open(images / sample["image-path"]).convert("RGB"))
@@ -103,8 +110,8 @@ def film_sheet(rows: list[dict], folder: Path, frames: int) -> np.ndarray:
     missing. Notebooks cut film strips out of it, so that they need no videos."""
     picked, strips, side = np.linspace(0, frames - 1, 5).round().astype(int), [], None
     for row in rows:
-        file = folder / f"{row['key']}.mkv"
-        strips.append(np.concatenate(read_video(file, frames)[picked], axis=1) if file.exists() else None)
+        video, _ = load_video(row, folder, frames)
+        strips.append(np.concatenate(video[picked], axis=1) if video is not None else None)
         side = strips[-1].shape if strips[-1] is not None else side
     if side is None:
         raise ValueError(f"none of the videos that film strips are cut from exists in {folder}")

@@ -52,7 +52,8 @@ def read_video(path: Path, frames: int | None = None) -> np.ndarray:
         with av.open(str(path)) as container:
             video = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
     except (av.error.FFmpegError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is not a readable video: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} is not a readable video: {reason}") from None
     if frames is not None and len(video) != frames:
         raise ValueError(f"{path} has {len(video)} frames, {frames} were expected")
     return video

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 def blur_image(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur an image with a Gaussian of standard deviation `sigma` pixels, reflecting at the border.
 
-    image: (..., H, W), any floating dtype and range; the result has the same. The kernel is cut at 4 sigma (and at the
-    image's size), computed in float64. `sigma` 0 returns the image itself, bit for bit.
+    image: (..., H, W), any floating dtype and range; the result has the same. The kernel is cut at 4 sigma; the work is
+    done in float64. `sigma` 0 returns the image itself, bit for bit.
     Raises ValueError for a negative or non-finite sigma, TypeError for an integer image.
     """
     if not math.isfinite(sigma) or sigma < 0:
@@ -23,12 +23,11 @@ def blur_image(image: torch.Tensor, sigma: float) -> torch.Tensor:
         return image
     blurred = image.double()
     for axis in (-1, -2):
-        # Reflection ("d c b a | a b c d | d c b a") repeats with period 2 n; a kernel longer than that adds nothing new.
-        n = blurred.shape[axis]
-        radius = min(int(4 * sigma + 0.5), 8 * n)
+        n, radius = blurred.shape[axis], int(4 * sigma + 0.5)
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=image.device)
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
         kernel /= kernel.sum()
+        # Reflection, "d c b a | a b c d | d c b a", repeats with period 2 n.
         index = torch.arange(-radius, n + radius, device=image.device) % (2 * n)
         index = torch.where(index < n, index, 2 * n - 1 - index)
         rows = blurred.movedim(axis, -1)[..., index]

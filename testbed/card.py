@@ -39,7 +39,9 @@ def write_card(params: dict, folder: Path, out: Path) -> None:
         log = pd.read_csv(folder / f"{name}.log.csv")
         end = log.iloc[-1]
         last = log["loss"].tail(5).mean()
-        rows.append(f"| {name} | {what} | {end.step:.0f} | {log['loss'].iloc[0]:.3f} | {last:.3f} | {end.seconds / 60:.0f} |")
+        rows.append(
+            f"| {name} | {what} | {end.step:.0f} | {log['loss'].iloc[0]:.3f} | {last:.3f} | {end.seconds / 60:.0f} |"
+        )
     parts = [
         f"| {part} | {parameters_of(out / 'wan-i2v' / part) / 1e6:.2f} |"
         for part in ("transformer", "text_encoder", "image_encoder", "vae")
