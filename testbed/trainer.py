@@ -1,7 +1,7 @@
 """A small, resumable training loop shared by all stages: seeded, checkpointed, on one GPU or several CPU processes.
 
-Every step draws the whole batch from its own seed and each process takes its share of it, so a run that was killed and
-resumed, or run with another number of processes, sees the same samples and noise.
+Every step draws its batch from a seed of its own and each process takes its share of it, so a run that was killed and
+resumed sees the same samples and noise as one that was not.
 """
 
 from __future__ import annotations
