@@ -66,7 +66,7 @@ def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"
 def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
     """Figure of film strips: a row per caption, a column per entry of `sheets`, each (rows, H, 5 W, 3) uint8."""
     n = len(captions)
-    figure, axes = plt.subplots(n, len(sheets), figsize=(3.3 * len(sheets), 0.98 * n + 0.5), squeeze=False)
+    figure, axes = plt.subplots(n, len(sheets), figsize=(3.3 * len(sheets) + 1.6, 0.74 * n + 0.6), squeeze=False)
     for column, (label, strips) in enumerate(sheets.items()):
         axes[0, column].set_title(label, fontsize=9, fontweight="normal")
         for row in range(n):

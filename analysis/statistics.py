@@ -53,7 +53,9 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
     gained, lost = int((d > 0).sum()), int((d < 0).sum())
     binary = set(pd.concat([both[f"{column}_a"], both[f"{column}_b"]]).unique()) <= {0, 1}
     if gained + lost == 0:
-        p = 1.0
+        # Nothing changed: for 0 and 1 the interval is what that many unchanged samples cannot rule out, either way.
+        high = proportion_interval(0, both["sample"].nunique())[1] if binary else 0.0
+        low, p = -high, 1.0
     elif binary and both["seed"].nunique() == 1:
         p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     else:

@@ -64,3 +64,9 @@ def test_continuous_pairs_equal_scipy_wilcoxon():
 def test_unpaired_tables_are_refused():
     with pytest.raises(ValueError, match="no partner"):
         paired_difference(frame([0, 1, 1]), frame([0, 1]), "y")
+
+
+def test_no_change_is_not_proof_of_no_effect():
+    result = paired_difference(frame([0, 1, 1]), frame([0, 1, 1]), "y")
+    assert result["difference"] == 0 and result["p"] == 1
+    assert result["low"] == -result["high"] == -proportion_interval(0, 3)[1]
