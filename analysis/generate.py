@@ -40,7 +40,7 @@ def load_pipeline(backbone: Backbone):
     pipe = pipeline_class.from_pretrained(
         backbone.checkpoint,
         revision=backbone.revision,
-        torch_dtype=getattr(torch, backbone.dtype),
+        dtype=getattr(torch, backbone.dtype),
         use_safetensors=True,
     )
     pipe.set_progress_bar_config(disable=True)
