@@ -65,6 +65,7 @@ def bench(backbone: str = "wan-i2v"):
 
 
 def main():
+    """Run the command; what a user can mend ends in one line, without a traceback."""
     try:
         app(standalone_mode=False)
     except (ValueError, FileNotFoundError) as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import replace
 
 import pandas as pd
 import torch
-from PIL import Image
 
-from .cells import load_samples
-from .generate import load_pipeline
+from .cells import expand, load_samples
+from .generate import load_pipeline, sample_video
 from .parameters import Parameters
 
 
@@ -39,14 +39,16 @@ class _Stopwatch:
 
 
 def bench(parameters: Parameters, name: str, repeats: int = 3) -> pd.DataFrame:
-    """Milliseconds of each part of one unguided image-to-video sample, the median of `repeats` videos after a warm-up,
+    """Milliseconds of each part of one unguided sample, the median of `repeats` videos after a warm-up,
     and its share of the whole. Single-threaded on a CPU, as `generate` runs."""
+    sweep = next((k for k, v in parameters.sweeps.items() if v.backbone == name), None)
+    if sweep is None:
+        raise ValueError(f"no sweep of params.yaml uses backbone {name!r}, so there is no sample to time")
     backbone = parameters.backbones[name]
+    cell = replace(expand(parameters, sweep)[0], guidance_scale=1.0)
+    sample = next(s for s in load_samples(parameters.benchmark.folder) if s["id"] == cell.sample)
     torch.set_num_threads(1)
     pipe = load_pipeline(backbone)
-    sample = load_samples(parameters.benchmark.folder)[0]
-    image = Image.open(Path(parameters.benchmark.folder) / sample["image-path"]).convert("RGB")
-    inputs = {"image": image} if backbone.pipeline == "WanImageToVideoPipeline" else {}
     rows = []
     for _ in range(repeats + 1):
         parts = {
@@ -56,16 +58,10 @@ def bench(parameters: Parameters, name: str, repeats: int = 3) -> pd.DataFrame:
             "autoencoder, decode": _Stopwatch(pipe.vae, "decode"),
         }
         began = time.perf_counter()
-        with torch.inference_mode():
+        with ExitStack() as watches:
             for watch in parts.values():
-                watch.__enter__()
-            try:
-                pipe(prompt=sample["prompt"], negative_prompt=backbone.negative_prompt, height=backbone.height,
-                     width=backbone.width, num_frames=backbone.frames, num_inference_steps=backbone.steps,
-                     guidance_scale=1.0, generator=torch.Generator().manual_seed(0), **inputs)  # fmt: skip
-            finally:
-                for watch in parts.values():
-                    watch.__exit__()
+                watches.enter_context(watch)
+            sample_video(cell, backbone, parameters.benchmark.folder / sample["image-path"])
         row = {k: 1000 * w.seconds for k, w in parts.items()} | {"whole video": 1000 * (time.perf_counter() - began)}
         rows.append(row | {"one denoising step": row["transformer"] / max(1, parts["transformer"].calls)})
     median = pd.DataFrame(rows[1:]).median()

@@ -93,14 +93,3 @@ def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
     if len(wanted) != 1:
         raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")
     return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
-
-
-def wrap(text: str, width: int = 30) -> str:
-    """Break a caption into lines of at most `width` characters."""
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > width:
-            lines, line = [*lines, line], word
-        else:
-            line = f"{line} {word}".strip()
-    return "\n".join([*lines, line])

@@ -13,6 +13,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 
 def parameters() -> dict:
+    """params.yaml as it stands."""
     from ruamel.yaml import YAML
 
     return YAML(typ="safe", pure=True).load(Path("params.yaml").read_text())
@@ -44,6 +45,7 @@ def reconstruct(checkpoint: Path, out: Path):
 
 
 def main():
+    """Run the command; what a user can mend ends in one line, without a traceback."""
     try:
         app(standalone_mode=False)
     except (ValueError, FileNotFoundError) as error:

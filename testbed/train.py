@@ -26,6 +26,7 @@ from .models import (
 from .train_clip import train_clip
 from .train_transformer import Denoiser, train_transformer
 from .train_vae import train_vae
+from .trainer import replace_folder
 
 
 def train_all(params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
@@ -65,9 +66,5 @@ def assemble(folder: Path, out: Path) -> None:
         model.load_state_dict(load_file(folder / f"{name}.safetensors"))
         parts = vae.eval(), model.text_encoder.eval(), model.transformer.eval()
         pipeline = text_to_video_pipeline(*parts) if name == "t2v" else image_to_video_pipeline(*parts, vision.eval())
-        target, temporary = out / f"wan-{name}", out / f".wan-{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        pipeline.save_pretrained(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        replace_folder(out / f"wan-{name}", pipeline.save_pretrained)
     shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half

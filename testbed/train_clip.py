@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .models import build_clip, build_clip_tokenizer
-from .trainer import fit, rank_and_world, save_atomically
+from .trainer import fit, rank_and_world, replace_folder
 from .world import final_objects, generator, scene_caption, training_clip
 
 # The normalisation of CLIPImageProcessor, which prepares the reference image in the pipeline.
@@ -46,6 +46,6 @@ def train_clip(folder: Path, *, seed: int, steps: int, batch: int, lr: float, de
     weights = fit("clip", folder, model, loss, optimizers, steps, ema=0.99, batch=batch)
     if rank == 0:
         model.load_state_dict(weights)
-        save_atomically(weights, folder / "clip.safetensors")
-        model.save_pretrained(folder / "clip")
-        tokenizer.save_pretrained(folder / "clip")
+        replace_folder(
+            folder / "clip", lambda target: (model.save_pretrained(target), tokenizer.save_pretrained(target))
+        )

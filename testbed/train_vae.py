@@ -9,7 +9,7 @@ import torch
 
 from .models import LATENT_CHANNELS, build_vae
 from .muon import muon_and_adamw
-from .trainer import fit, rank_and_world
+from .trainer import fit, rank_and_world, replace_folder
 from .world import FRAMES, training_clip
 
 
@@ -55,7 +55,7 @@ def train_vae(folder: Path, *, seed: int, rounds: dict[str, dict], device="cpu")
     if rank == 0:
         mean, std = latent_statistics(vae, seed)
         vae.register_to_config(latents_mean=mean, latents_std=std)
-        vae.save_pretrained(folder / "vae")
+        replace_folder(folder / "vae", vae.save_pretrained)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,12 @@ def save_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict
     temporary = path.with_name(path.name + ".tmp")
     save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary, metadata)
     os.replace(temporary, path)
+
+
+def replace_folder(target: Path, save: Callable[[Path], object]) -> None:
+    """Let `save(folder)` fill a temporary folder, then put it in the place of `target`: no half folder is ever seen."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)

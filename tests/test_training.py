@@ -16,7 +16,7 @@ from testbed.models import (
 )  # fmt: skip
 from testbed.muon import Muon, muon_and_adamw, orthogonalise
 from testbed.train_transformer import condition_channels, sample_times
-from testbed.trainer import fit
+from testbed.trainer import fit, replace_folder
 from testbed.world import EVENTS, caption, generator, sample_scene
 
 
@@ -157,3 +157,20 @@ def test_text_encoder_ignores_padding():
         short = encoder(ids[:, :n], torch.ones(1, n).long()).last_hidden_state
         padded = encoder(ids, (torch.arange(SLOTS) < n)[None].long()).last_hidden_state[:, :n]
     assert torch.allclose(short, padded, atol=1e-5)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+
+    def save(folder, content):
+        folder.mkdir()
+        (folder / "a").write_text(content)
+        if content == "half":
+            raise OSError
+
+    replace_folder(target, lambda folder: save(folder, "old"))
+    with pytest.raises(OSError):
+        replace_folder(target, lambda folder: save(folder, "half"))
+    assert (target / "a").read_text() == "old"
+    replace_folder(target, lambda folder: save(folder, "new"))
+    assert (target / "a").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["model"]
