@@ -1,5 +1,9 @@
-"""Attention steering for image-to-video diffusion models."""
+"""Attention steering for image-to-video diffusion models: needs torch and diffusers only."""
 
+from .align_vid import AlignVid
 from .blur import blur_image
+from .dymos import DyMoS
+from .record import record
+from .steer import steer
 
-__all__ = ["blur_image"]
+__all__ = ["AlignVid", "DyMoS", "blur_image", "record", "steer"]

@@ -1,0 +1,141 @@
+"""AlignVid: scale the attention logits of chosen token groups, in some blocks, for some steps (arXiv 2512.01334).
+
+Scaling queries or keys by gamma multiplies their logits by gamma (Lemma 4.1, Eq. 5): a softmax at temperature 1 / gamma.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .call import AttentionCall, Moment
+from .layout import COGVIDEOX, WAN, Block
+from .windows import check_window, choose_blocks, in_window
+
+DEFAULT_SITES = ("q_image", "k_text")
+SITES = ("q_image", "k_image", "q_text", "k_text", "self")
+# Key groups of joint attention. CogVideoX has no image tokens: there the reference frame is the image condition.
+KEYS = {"text": ("text", "text_padding"), "image": ("image",), "all": ("text", "text_padding", "image", "reference",
+        "video", "history"), "conditioning": ("text", "text_padding", "image")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AlignVid:
+    """Attention Scaling Modulation with Guidance Scheduling (sections 5.1, 5.2; appendix F.3).
+
+    gamma: factor on the logits, > 0; 1 changes nothing, the paper uses 1.35.
+    target: "k" scales the keys of `groups` (Eq. 9), "q" the queries, so all of their logits; joint attention only.
+    groups: keys scaled in joint attention: "text", "image", "conditioning" (both) or "all". On CogVideoX the
+        image condition is the reference frame.
+    sites: what is scaled in Wan: q_image, k_image, q_text, k_text (cross-attention branches) and self (all keys of
+        self-attention). Naming two of one branch squares the factor, as scaling both does.
+    queries: "video" keeps the logits of text and image queries, "all" scales them too; joint attention only.
+    blocks: "first_half", "all", "calibrated", a published list's name, or a list (see methods.windows).
+    window: "early" [0, .30], "middle" [.35, .65], "late" [.70, 1], "all" of t / T, or (from, to).
+    variant: "paper", or "released" as the authors' code does it: windows are thresholds on the model's time; the scaled
+        query of the image branch is used by the text branch again; `self` ignores `blocks`; joint attention scales all
+        keys for all queries, in single-stream blocks only.
+    energy: scale by f(mean logit) per sample and head (Eq. 10). The paper leaves the monotone f open; here
+        f(m) = gamma ** (2 sigmoid(-m)): gamma at m = 0, more where logits are low, between 1 and gamma squared.
+    Both guidance branches are scaled, as in the released code.
+    """
+
+    gamma: float
+    _: dataclasses.KW_ONLY
+    target: str = "k"
+    groups: str = "conditioning"
+    sites: tuple[str, ...] = DEFAULT_SITES
+    blocks: str | tuple[int | str, ...] = "first_half"
+    window: str | tuple[float, float] = "early"
+    variant: str = "paper"
+    energy: bool = False
+    queries: str = "video"
+
+    def __post_init__(self):
+        if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and self.gamma > 0):
+            raise ValueError(f"AlignVid gamma must be a finite number above 0, not {self.gamma}")
+        allowed = {
+            "target": ("q", "k"),
+            "groups": tuple(KEYS),
+            "variant": ("paper", "released"),
+            "queries": ("video", "all"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"AlignVid {name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        unknown = [s for s in self.sites if s not in SITES]
+        if isinstance(self.sites, str) or unknown or not self.sites:
+            raise ValueError(f"AlignVid sites must be among {', '.join(SITES)}, not {self.sites!r}")
+        check_window(self.window)
+        for name in ("sites", "blocks", "window"):  # lists, as YAML gives them
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def check(self, model) -> None:
+        """Raise ValueError for a block, site or key group that the model does not have."""
+        choose_blocks(model.blocks, self.blocks, model.family)
+        if model.family == WAN:
+            # The default pair serves text-to-video too, where there is no image branch.
+            if "image" not in model.sites and self.sites != DEFAULT_SITES and any("image" in s for s in self.sites):
+                raise ValueError(f"AlignVid sites {self.sites}: this Wan model has no image attention")
+        elif self.groups == "image" and ("reference" if model.family == COGVIDEOX else "image") not in model.groups:
+            raise ValueError(f"this {model.family} has no 'image' keys; it has {', '.join(sorted(model.groups))}")
+
+    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+        """Whether any logit of this attention changes in this forward."""
+        if self.gamma == 1 or not in_window(self.window, moment, by_time=self.variant == "released"):
+            return False
+        if self.variant == "released" and block.name.startswith("double."):
+            return False
+        gated = not (self.variant == "released" and site == "self")
+        if gated and block.index not in choose_blocks(model.blocks, self.blocks, model.family):
+            return False
+        return site == "joint" or self._power(site) > 0
+
+    def _power(self, site: str) -> int:
+        """How many factors of gamma the logits of a Wan site get."""
+        power = sum(s == site or s.endswith("_" + site) for s in self.sites)
+        if self.variant == "released" and site == "text" and "q_image" in self.sites:
+            power += 1  # the query that the image branch scaled is the text branch's query
+        return power
+
+    def edit(self, call: AttentionCall) -> None:
+        """Multiply the factors of the call."""
+        if call.site != "joint":
+            factor = self._factor(call, None, slice(None)) if self.energy else self.gamma
+            call.video.multiply(factor ** self._power(call.site))
+            return
+        if self.variant == "released":
+            groups, queries = "all", "all"
+        else:
+            groups, queries = "all" if self.target == "q" else self.groups, self.queries
+        chosen = None if groups == "all" else self._chosen_keys(call, groups)
+        factor = self.gamma
+        if self.energy:
+            factor = self._factor(call, chosen, call.queries.video if queries == "video" else slice(None))
+        if chosen is not None:
+            factor = torch.where(chosen[:, None, :, None], factor, 1.0)
+        call.video.multiply(factor)
+        if queries == "all":
+            call.other.multiply(factor)
+
+    def _chosen_keys(self, call, groups):
+        """(1 or B, Lk) bool: the keys of a group."""
+        names = set(KEYS[groups])
+        if call.reference is not None and "image" in names and "image" not in call.layout.groups:
+            names = names - {"image"} | {"reference"}
+        return call.keys.where(*names)
+
+    def _factor(self, call, chosen, rows) -> torch.Tensor:
+        """Eq. 10 per sample and head, (B, H, 1, 1): the mean logit is mean(q) . mean(k), never an L x L tensor."""
+        query, key = call.query[:, :, rows].float().mean(2), call.key.float()
+        if chosen is None:
+            key = key.mean(2)
+        else:
+            weights = chosen.to(key.dtype)[:, None, :, None]
+            key = (key * weights).sum(2) / weights.sum(2).clamp(min=1)
+        mean = call.scale * (query * key).sum(-1)
+        return (self.gamma ** (2 * torch.sigmoid(-mean)))[..., None, None]

@@ -1,0 +1,215 @@
+"""`with record(pipe) as rec`: exact attention statistics of every step, block and branch, without an L x L tensor.
+
+The statistics come from one more attention pass over the same queries and keys, whose values are the keys themselves and
+one-hot columns: with p_ij the attention of query i to key j, it returns sum_j p_ij k_j and the mass of p_i in each group.
+Then H_i = lse_i - q_i . sum_j p_ij k_j / sqrt(d). The output of the model is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .attention import CHUNK, attention_with_lse
+from .call import AttentionCall, Moment
+from .layout import GROUPS, Block
+from .steer import attach
+from .windows import choose_blocks
+
+COLUMNS = ["step", "steps", "timestep", "block", "branch", "site", "statistic", "query_frame", "key", "value", "samples",
+           "queries_per_frame"]  # fmt: skip
+
+
+@dataclass
+class Recording:
+    """Means over heads, queries and samples, per (step, block, branch, site); see `record` for the statistics."""
+
+    entropy: bool = True
+    groups: bool = True
+    frames: bool = False
+    received: bool = False
+    largest: bool = False
+    blocks: str | tuple = "all"
+    queries: int | None = None
+    _sums: dict = field(default_factory=dict, repr=False)  # row key -> [sum, samples, timestep]
+    _received: dict = field(default_factory=dict, repr=False)  # (step, block, branch, site) -> [sum (Lk,), samples]
+    _steps: int | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        if self.queries is not None and (not isinstance(self.queries, int) or self.queries < 1):
+            raise ValueError(f"record queries is a number of queries per latent frame, 1 or more, not {self.queries!r}")
+        if isinstance(self.blocks, list):
+            self.blocks = tuple(self.blocks)
+
+    # The method's side (see methods.steer) -------------------------------------------------------------------------
+    def check(self, model) -> None:
+        """Raise ValueError for a block that does not exist."""
+        choose_blocks(model.blocks, self.blocks, model.family)
+
+    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+        """At every step of the chosen blocks."""
+        return block.index in choose_blocks(model.blocks, self.blocks, model.family)
+
+    @torch.no_grad()
+    def observe(self, call: AttentionCall) -> None:
+        """Add the statistics of one attention call, as the methods left it."""
+        self._steps = call.moment.steps
+        batch, half = call.query.shape[0], call.query.shape[0] // 2
+        branches = [(call.moment.branch, slice(0, batch))]
+        if call.moment.branch == "both":
+            branches = [("uncond", slice(0, half)), ("cond", slice(half, batch))]
+        for frame, rows in self._rows(call):
+            result = statistics(call, rows, entropy=self.entropy, received=self.received, largest=self.largest)
+            for branch, chosen in branches:
+                count, where = chosen.stop - chosen.start, (call.moment.step, call.block.name, branch, call.site)
+                for (name, key), values in result["rows"].items():  # values (B, H, Lq)
+                    if (name == "frame_mass" and not self.frames) or (name == "mass" and not self.groups):
+                        continue
+                    total = float(values.expand(batch, -1, -1)[chosen].mean((1, 2)).sum())
+                    entry = self._sums.setdefault((*where, name, frame, key), [0.0, 0, call.moment.timestep])
+                    entry[0] += total
+                    entry[1] += count
+                if self.received:
+                    entry = self._received.setdefault(where, [0.0, 0])
+                    entry[0] = entry[0] + (result["received"][chosen].mean(1).sum(0) * len(rows)).cpu()
+                    entry[1] += count * len(rows)
+
+    def _rows(self, call):
+        """(frame, indices of its video queries), thinned to `queries` evenly spaced ones per frame."""
+        frames, video = call.queries.frames, call.queries.where("reference", "video")[0]
+        for frame in frames[video & (frames >= 0)].unique().tolist():
+            rows = ((frames == frame) & video).nonzero().flatten()
+            if self.queries is not None and self.queries < len(rows):
+                rows = rows[torch.linspace(0, len(rows) - 1, self.queries, device=rows.device).round().long()]
+            yield frame, rows
+
+    # The reader's side ---------------------------------------------------------------------------------------------
+    def to_frame(self):
+        """A tidy pandas frame, one value per row; columns as in COLUMNS. `query_frame` is the latent frame of the
+        queries that `value` is a mean over; `key` is a token group, a latent frame of keys, or "" for entropies (nats).
+        """
+        import pandas as pd
+
+        thinned = "all" if self.queries is None else self.queries
+        rows = [
+            (step, self._steps, timestep, block, branch, site, name, frame, key, total / count, count, thinned)
+            for (step, block, branch, site, name, frame, key), (total, count, timestep) in self._sums.items()
+        ]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def attention_received(self, step: int, block: str, branch: str, site: str) -> torch.Tensor:
+        """(Lk,) mean attention that each key receives from a video query; sums to 1 over the keys."""
+        if (step, block, branch, site) not in self._received:
+            raise KeyError(f"nothing recorded for step {step}, block {block!r}, branch {branch!r}, site {site!r}")
+        total, count = self._received[step, block, branch, site]
+        return total / count
+
+    def save(self, path: str | Path) -> None:
+        """Write the frame as CSV, under a temporary name first."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.to_frame().to_csv(temporary, index=False, lineterminator="\n", compression=None)
+        os.replace(temporary, path)
+
+
+def statistics(call: AttentionCall, rows: torch.Tensor, *, entropy=True, received=False, largest=False) -> dict:
+    """Exact statistics of the video queries `rows` (n,) of a call, in float32 (float64 for float64 inputs).
+
+    Returns "rows": {(statistic, key): (B, H, n)} with "mass" per token group (of the groups that are present),
+    "frame_mass" per latent frame of keys, "entropy" over all keys, "conditioning_entropy" within the text and image keys
+    (nats) and "largest" weight; "received": (B, H, Lk), the mean of p_ij over the rows.
+    """
+    exact = torch.promote_types(call.query.dtype, torch.float32)
+    query, key, scale = call.scaled(rows, call.video)
+    query, key, batch = query.to(exact), key.to(exact), query.shape[0]
+    if call.bias is not None:  # one more feature carries the bias: (bias / scale) * [j is reference]
+        on = torch.zeros(key.shape[2], device=key.device, dtype=exact)
+        on[call.reference] = 1
+        bias = torch.zeros(batch, len(rows), device=key.device, dtype=exact)
+        bias[call.conditional()] = call.bias[rows].to(exact) / scale
+        query = torch.cat([query, bias[:, None, :, None].expand(*query.shape[:3], 1)], -1)
+        key = torch.cat([key, on[None, None, :, None].expand(*key.shape[:3], 1)], -1)
+    mask = call.rows_of_mask(rows)
+    columns = [("mass", g, call.keys.where(g)) for g in GROUPS if g in call.layout.groups]
+    frames = call.keys.frames
+    columns += [("frame_mass", f, (frames == f)[None]) for f in frames[frames >= 0].unique().tolist()]
+    columns = [c for c in columns if bool(c[2].any())]
+    one_hot = torch.stack([c[2].to(exact) for c in columns], -1).expand(batch, -1, -1)[:, None]
+    value = torch.cat([key, one_hot.expand(*key.shape[:3], -1)], -1)
+    pad = (0, value.shape[-1] - query.shape[-1])
+    out, lse = attention_with_lse(F.pad(query, pad), F.pad(key, pad), value, mask, scale)
+    size = query.shape[-1]
+    found = {(name, k): out[..., size + i] for i, (name, k, _) in enumerate(columns)}
+    if entropy:
+        found["entropy", ""] = lse - scale * (query * out[..., :size]).sum(-1)
+        inside = conditioning_keys(call)
+        if bool(inside.any()):
+            within = inside[:, None, None].expand(-1, 1, len(rows), -1)
+            if mask is not None:
+                within = within & (mask if mask.dtype == torch.bool else mask > float("-inf"))
+            mean, lse_within = attention_with_lse(query, key, key, within, scale)
+            found["conditioning_entropy", ""] = lse_within - scale * (query * mean).sum(-1)
+    if largest:
+        found["largest", ""] = torch.cat(
+            [(z.amax(-1) - lse[:, :, s]).exp() for s, z in _logits(query, key, mask, scale)], dim=2
+        )
+    result = {"rows": found}
+    if received:
+        total = torch.zeros(*key.shape[:3], dtype=exact, device=key.device)
+        for s, z in _logits(query, key, mask, scale):
+            total += (z - lse[:, :, s, None]).exp().sum(2)
+        result["received"] = total / len(rows)
+    return result
+
+
+def conditioning_keys(call: AttentionCall) -> torch.Tensor:
+    """(1 or B, Lk) bool: words and image tokens among the keys (AlignVid's S_cond); CogVideoX's image is its frame 0."""
+    names = {"text", "image"}
+    if call.site == "joint" and "image" not in call.layout.groups:
+        names.add("reference")
+    return call.keys.where(*names)
+
+
+def _logits(query, key, mask, scale):
+    """(query range, logits (B, H, rows, Lk)) in chunks of queries that bound the memory."""
+    rows = max(1, CHUNK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    for start in range(0, query.shape[2], rows):
+        s = slice(start, min(start + rows, query.shape[2]))
+        z = scale * (query[:, :, s] @ key.transpose(-1, -2))
+        if mask is not None:
+            part = mask[..., s, :] if mask.shape[-2] > 1 else mask
+            z = z.masked_fill(~part, float("-inf")) if part.dtype == torch.bool else z + part
+        yield s, z
+
+
+@contextmanager
+def record(
+    pipe_or_transformer,
+    *,
+    entropy: bool = True,
+    groups: bool = True,
+    frames: bool = False,
+    received: bool = False,
+    largest: bool = False,
+    blocks: str | list = "all",
+    queries: int | None = None,
+    steps: int | None = None,
+    image_tokens: int | None = None,
+):
+    """Record attention statistics of video queries inside a `with` block, after all methods of `steer`.
+
+    groups: attention mass per token group. frames: mass per latent frame of keys (frame-to-frame matrix).
+    entropy: of each row over all keys and within the text and image keys, nats. largest: largest weight of a row.
+    received: mean attention per key. blocks: as in AlignVid. queries: evenly spaced queries per latent frame instead of
+    all (stated in the output). steps, image_tokens: as in `steer`. Statistics are computed in float32.
+    Yields a Recording. Several generations under one context are averaged.
+    """
+    recording = Recording(entropy, groups, frames, received, largest, blocks, queries)
+    with attach(pipe_or_transformer, [recording], steps=steps, image_tokens=image_tokens):
+        yield recording
