@@ -120,7 +120,10 @@ def close(found, exact, dtype):
 def test_align_vid_and_dymos_together_are_exact(name, dtype, calls):
     """Every attention of a steered forward equals an explicit softmax over factors and biases written out by hand."""
     model, inputs = make(name, dtype)
-    methods = [AlignVid(1.35, sites=("self", "k_text"), blocks="all", window="all"), DyMoS(0.7, steps=1, schedule="log")]
+    methods = [
+        AlignVid(1.35, sites=("self", "k_text"), blocks="all", window="all"),
+        DyMoS(0.7, steps=1, schedule="log"),
+    ]
     with steer(model, *methods, steps=10, **options(name)):
         forward(model, inputs)
     assert len(calls) == len(model.transformer_blocks if hasattr(model, "transformer_blocks") else model.blocks) * (
