@@ -1,4 +1,4 @@
-"""`python -m analysis generate SWEEP`, `score SWEEP`, `notebook NAME`: the steps that dvc.yaml chains."""
+"""`python -m analysis generate SWEEP`, `score SWEEP`, `notebook NAME`: the steps that dvc.yaml chains; `bench`, `curve`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ def notebook(name: str):
     from .notebook import execute
 
     execute(name, load_parameters().notebooks.get(name, {}))
+
+
+@app.command()
+def curve(samples: int = 60, workers: Workers = None):
+    """Score the states kept in build/training/snapshots into testbed/checkpoints/logs/adherence.csv."""
+    from testbed.__main__ import CHECKPOINTS, TRAINING
+
+    from .curve import adherence_curve
+    from .generate import default_executor
+
+    with default_executor(workers) as executor:
+        table = adherence_curve(
+            load_parameters(),
+            TRAINING,
+            CHECKPOINTS / "logs/adherence.csv",
+            executor,
+            samples=samples,
+            scales=[1.0, 3.0],
+        )
+    print(table.to_string())
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from .align_vid import AlignVid
 from .blur import blur_image
 from .dymos import DyMoS
+from .low_pass import LowPassGuidance
 from .record import record
 from .steer import steer
 
-__all__ = ["AlignVid", "DyMoS", "blur_image", "record", "steer"]
+__all__ = ["AlignVid", "DyMoS", "LowPassGuidance", "blur_image", "record", "steer"]

@@ -21,12 +21,14 @@ from .layout import Block, Layout, Tokens
 @dataclass(frozen=True)
 class Moment:
     """One forward of the transformer: `step` of `steps` (None if unknown), `timestep` in 0..1000 as the model sees it,
-    `branch` of classifier-free guidance: "cond", "uncond", or "both" ([uncond, cond] in one batch)."""
+    `branch` of classifier-free guidance: "cond", "uncond", or "both" ([uncond, cond] in one batch); `guidance`: its scale
+    if the pipeline tells it."""
 
     step: int
     steps: int | None
     timestep: float
     branch: str
+    guidance: float | None = None
 
     @property
     def fraction(self) -> float:

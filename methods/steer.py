@@ -11,7 +11,8 @@ To write a method: a frozen dataclass with
     edit(call)                            change an AttentionCall
 A method may also change what the transformer is given and returns:
     edit_inputs(model, inputs, moment) -> inputs
-    edit_output(model, inputs, moment, output, run) -> output      run(inputs) calls the transformer once more
+    edit_output(model, inputs, moment, output, run) -> output
+        inputs are those the pipeline gave; run(inputs, branch) calls the transformer once more, returns its prediction
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import functools
 import weakref
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,7 @@ class Controller:
         self.layout: Layout | None = None
         self.moment: Moment | None = None
         self.context: str | None = None
+        self.given: dict | None = None  # what the pipeline gave in this call
         self.inside = False  # a method is running the transformer once more
         self.last_time, self.step, self.calls_at_step, self.grid_of_times = None, -1, 0, None
 
@@ -153,6 +155,7 @@ class Controller:
             self.moment = self._moment(inputs)
         self.layout = layout_of(self.transformer, inputs, self._image_tokens())
         if not self.inside:
+            self.given = inputs
             for _, method, *_ in self.entries:
                 if hasattr(method, "edit_inputs"):
                     inputs = method.edit_inputs(self.model, inputs, self.moment)
@@ -161,19 +164,19 @@ class Controller:
     def _after(self, _, args, kwargs, output):
         if self.inside:
             return None
-        inputs = bind(self.transformer, args, kwargs)
         for _, method, *_ in self.entries:
             if hasattr(method, "edit_output"):
-                output = method.edit_output(self.model, inputs, self.moment, output, self._run)
-        self.moment = self.layout = None
+                output = method.edit_output(self.model, self.given, self.moment, output, self._run)
+        self.moment = self.layout = self.given = None
         return output
 
-    def _run(self, inputs):
-        self.inside = True
+    def _run(self, inputs, branch):
+        moment, self.inside = self.moment, True
+        self.moment = replace(moment, branch=branch)
         try:
-            return self.entrance(**inputs)
+            return self.entrance(**(inputs | {"return_dict": False}))[0]
         finally:
-            self.inside = False
+            self.moment, self.inside = moment, False
 
     def _moment(self, inputs) -> Moment:
         """Step, number of steps, time and branch of the call that begins."""
@@ -198,7 +201,12 @@ class Controller:
         if branch is None:  # pipelines that do not say run the conditional branch first
             branch = "uncond" if self.calls_at_step % 2 else "cond"
         self.calls_at_step += 1
-        return Moment(self.step, steps, timestep, branch)
+        scale = getattr(pipe, "guidance_scale", None)
+        if self.transformer is getattr(pipe, "transformer_2", None):  # Wan 2.2 A14B: a scale per expert
+            scale = getattr(pipe, "_guidance_scale_2", None) or scale
+        if self.model.family in (HUNYUAN, FRAMEPACK):
+            scale = None  # there `guidance_scale` is the distilled one
+        return Moment(self.step, steps, timestep, branch, scale)
 
     def _image_tokens(self) -> int | None:
         """Image tokens in HunyuanVideo's text stream, by the rule of its pipeline or as the caller says."""

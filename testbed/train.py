@@ -54,17 +54,23 @@ def train_all(params: dict, folder: Path, out: Path, workers: int | None = None)
 
 def assemble(folder: Path, out: Path) -> None:
     """Put the trained parts together as two diffusers folders, `<out>/wan-t2v` and `<out>/wan-i2v`."""
+    for name in ("t2v", "i2v"):
+        assemble_one(folder, folder / f"{name}.safetensors", out / f"wan-{name}", image_to_video=name == "i2v")
+    shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half
+
+
+def assemble_one(folder: Path, weights: Path, target: Path, *, image_to_video: bool) -> None:
+    """One diffusers folder from the transformer's `weights` and the autoencoder and CLIP in `folder`."""
     vae = AutoencoderKLWan.from_pretrained(folder / "vae")
+    transformer = build_transformer(image_to_video=False)
+    if image_to_video:
+        transformer = image_to_video_from(transformer)
+    model = Denoiser(build_text_encoder(), transformer)
+    model.load_state_dict(load_file(weights))
+    parts = vae.eval(), model.text_encoder.eval(), model.transformer.eval()
+    if not image_to_video:
+        return replace_folder(target, text_to_video_pipeline(*parts).save_pretrained)
     clip = CLIPModel.from_pretrained(folder / "clip")
     vision = CLIPVisionModel(clip.config.vision_config)
     vision.load_state_dict({k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()})
-    for name in ("t2v", "i2v"):
-        transformer = build_transformer(image_to_video=False)
-        if name == "i2v":
-            transformer = image_to_video_from(transformer)
-        model = Denoiser(build_text_encoder(), transformer)
-        model.load_state_dict(load_file(folder / f"{name}.safetensors"))
-        parts = vae.eval(), model.text_encoder.eval(), model.transformer.eval()
-        pipeline = text_to_video_pipeline(*parts) if name == "t2v" else image_to_video_pipeline(*parts, vision.eval())
-        replace_folder(out / f"wan-{name}", pipeline.save_pretrained)
-    shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half
+    replace_folder(target, image_to_video_pipeline(*parts, vision.eval()).save_pretrained)

@@ -22,6 +22,7 @@ from .models import build_text_encoder, build_transformer, image_to_video_from
 from .muon import muon_and_adamw
 from .trainer import fit, rank_and_world, save_atomically, warmup_cosine
 
+SNAPSHOTS = 6  # states of each model kept for the curve of samples seen against adherence
 PAIR = [0, 4]  # latent frames before the event starts and after it has ended
 
 
@@ -130,6 +131,7 @@ def train_transformer(
         factor=lambda step: warmup_cosine(step, int(ends[-1])),
         ema=ema,
         batch=batch,
+        snapshots=SNAPSHOTS,
     )
     if rank == 0:
         save_atomically(weights, folder / f"{name}.safetensors")

@@ -44,13 +44,15 @@ def fit(
     factor: Callable[[int], float] | None = None,
     ema: float = 0.0,
     batch: int = 1,
+    snapshots: int = 0,
     checkpoint_every: float = 120.0,
 ) -> dict[str, torch.Tensor]:
     """Run `steps` optimiser steps and return the averaged weights (the plain ones if `ema` is 0).
 
     `loss(step)` computes the loss of this process's share of the step's batch; gradients are averaged over processes.
     `<folder>/<stage>.state.safetensors` holds the state, rewritten atomically every `checkpoint_every` seconds;
-    `<folder>/<stage>.log.csv` holds one line per 20 steps (step, samples seen, loss, seconds).
+    `<folder>/<stage>.log.csv` holds one line per 20 steps (step, samples seen, loss, seconds). `snapshots` times,
+    evenly spaced, the averaged weights are kept as `<folder>/snapshots/<stage>-<samples seen>.safetensors`.
     """
     rank, world = rank_and_world()
     factor = factor or (lambda step: warmup_cosine(step, steps))
@@ -61,6 +63,7 @@ def fit(
     if first == 0 and rank == 0:
         log_file.write_text("step,samples,loss,seconds\n")
     parameters = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    kept = {round(steps * i / snapshots) for i in range(1, snapshots + 1)}
     began = saved = printed = time.time()
     running: list[float] = []
     for step in range(first, steps):
@@ -90,6 +93,9 @@ def fit(
                 left = (now - began) / (step + 1 - first) * (steps - step - 1)
                 print(f"{stage}: step {step + 1}/{steps}  loss {mean:.4f}  {left / 60:.1f} min left", flush=True)
                 printed = now
+        if rank == 0 and step + 1 in kept:
+            (folder / "snapshots").mkdir(exist_ok=True)
+            save_atomically(average, folder / "snapshots" / f"{stage}-{(step + 1) * batch:07d}.safetensors")
         if rank == 0 and (now - saved > checkpoint_every or step + 1 == steps):
             _save(state_file, model, optimizers, average, step + 1, spent + now - began)
             saved = now

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from testbed.folding import folded_padding, padding_bias
@@ -112,7 +113,9 @@ def run_fit(folder, steps, stop_at=None):
         g = torch.Generator().manual_seed(step)
         return (model(torch.randn(8, 12, generator=g)) - torch.randn(8, 3, generator=g)).square().mean()
 
-    return fit("s", folder, model, loss, muon_and_adamw(model, 0.01, 0.01), steps, ema=0.9, checkpoint_every=0.0)
+    return fit(
+        "s", folder, model, loss, muon_and_adamw(model, 0.01, 0.01), steps, ema=0.9, snapshots=2, checkpoint_every=0.0
+    )
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
@@ -122,6 +125,9 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
         run_fit(tmp_path / "b", 12, stop_at=7)
     resumed = run_fit(tmp_path / "b", 12)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    kept = sorted(p.name for p in (tmp_path / "b" / "snapshots").iterdir())
+    assert kept == ["s-0000006.safetensors", "s-0000012.safetensors"]
+    assert all(torch.equal(v, whole[k]) for k, v in load_file(tmp_path / "b" / "snapshots" / kept[1]).items())
 
 
 def test_condition_channels_mark_the_reference_as_the_pipeline_does():

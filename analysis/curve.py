@@ -1,0 +1,60 @@
+"""How adherence grew with the image-to-video training: the states kept while training, sampled and scored."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pandas as pd
+
+from testbed.train import assemble_one
+
+from .cells import expand, load_samples
+from .generate import run_cell
+from .parameters import Parameters
+from .progress import track
+from .score import score_video
+from .store import write_atomically
+
+SWEEP = "curve"  # the name under which the grid is expanded; its videos go to runs/curve
+
+
+def adherence_curve(
+    parameters: Parameters, training: Path, out: Path, executor: Executor, *, samples: int, scales: list[float]
+) -> pd.DataFrame:
+    """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
+
+    One state per file `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
+    """
+    states = sorted((training / "snapshots").glob("i2v-*.safetensors"))
+    if not states:
+        raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
+    records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
+    rows = []
+    for state in states:
+        folder = Path("runs") / SWEEP / state.stem
+        assemble_one(training, state, folder / "pipeline", image_to_video=True)
+        backbone = parameters.backbones["wan-i2v"].model_copy(update={"checkpoint": str(folder / "pipeline")})
+        sweep = parameters.sweeps["baseline"].model_copy(update={"samples": samples, "guidance_scale": scales})
+        own = parameters.model_copy(update={"backbones": {"wan-i2v": backbone}, "sweeps": {SWEEP: sweep}})
+        cells = expand(own, SWEEP)
+        images = [parameters.benchmark.folder / records[c.sample]["image-path"] for c in cells]
+        count = len(cells)
+        done = executor.map(run_cell, cells, [backbone] * count, images, [folder] * count)
+        for cell, (status, reason) in zip(cells, track(done, count, f"curve {state.stem}"), strict=True):
+            row = {"key": cell.key, "status": status, "reason": reason}
+            scored = score_video(
+                row, records[cell.sample], folder=folder, frames=backbone.frames, images=parameters.benchmark.folder
+            )
+            event = records[cell.sample]["sub-category"].split("-")[0]
+            seen = int(state.stem.split("-")[1])
+            rows.append(
+                {"samples_seen": seen, "guidance_scale": cell.guidance_scale, "event": event}
+                | {"right": scored["adherence"]}
+            )
+    table = (
+        pd.DataFrame(rows).groupby(["samples_seen", "guidance_scale", "event"])["right"].agg(n="size", adherence="mean")
+    )
+    table = table.reset_index().round({"adherence": 3})
+    write_atomically(out, lambda p: table.to_csv(p, index=False, lineterminator="\n"))
+    return table

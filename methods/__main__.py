@@ -1,0 +1,110 @@
+"""`python -m methods generate`: one steered video from a checkpoint, an image and a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from .settings import METHODS, from_dict, to_dict
+from .steer import steer
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    top = argparse.ArgumentParser(prog="python -m methods", description=__doc__)
+    p = top.add_subparsers(dest="command", required=True).add_parser("generate", help="make one video")
+    p.add_argument("--model", required=True, help="folder of a diffusers pipeline, or a hub name")
+    p.add_argument("--revision", help="revision of a hub name")
+    p.add_argument("--image", type=Path, help="reference image; leave out for text-to-video")
+    p.add_argument("--prompt", required=True)
+    p.add_argument("--negative-prompt", default="")
+    p.add_argument(
+        "--method", action="append", default=[], help=f"{', '.join(METHODS)}, or JSON with its settings; repeatable"
+    )
+    p.add_argument("--gamma", type=float, help="strength of the methods given by name")
+    p.add_argument("-o", "--output", type=Path, required=True, help="video file, .mp4")
+    p.add_argument("--height", type=int)
+    p.add_argument("--width", type=int)
+    p.add_argument("--frames", type=int)
+    p.add_argument("--steps", type=int)
+    p.add_argument("--guidance", type=float)
+    p.add_argument("--fps", type=int, default=16)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
+    p.add_argument("--offload", choices=["none", "model", "sequential"], default="none", help="keep parts on the CPU")
+    return top
+
+
+def read_methods(names: list[str], gamma: float | None) -> list:
+    """Methods from names and JSON. Raises ValueError for unknown ones, and for a strength that is missing."""
+    found = []
+    for name in names:
+        if name.lstrip().startswith("{"):
+            try:
+                settings = json.loads(name)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"--method {name}: not JSON ({error})") from None
+        else:
+            settings = {"method": name} | ({} if gamma is None or name == "lowpass" else {"gamma": gamma})
+        found.append(from_dict(settings))
+    return found
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Make the video and write its settings beside it as JSON; both appear whole or not at all."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import export_to_video, load_image
+
+    methods = read_methods(options.method, options.gamma)
+    if options.image is not None and not options.image.is_file():
+        raise FileNotFoundError(f"no reference image at {options.image}")
+    pipe = DiffusionPipeline.from_pretrained(
+        options.model, revision=options.revision, dtype=getattr(torch, options.dtype), use_safetensors=True
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.offload == "model":
+        pipe.enable_model_cpu_offload()
+    elif options.offload == "sequential":
+        pipe.enable_sequential_cpu_offload()
+    else:
+        pipe.to(device)
+    inputs = {
+        "prompt": options.prompt, "negative_prompt": options.negative_prompt, "height": options.height,
+        "width": options.width, "num_frames": options.frames, "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance,
+    }  # fmt: skip
+    inputs = {k: v for k, v in inputs.items() if v is not None}
+    if options.image is not None:
+        inputs["image"] = load_image(str(options.image))
+    with steer(pipe, *methods), torch.inference_mode():
+        frames = pipe(**inputs, generator=torch.Generator().manual_seed(options.seed)).frames[0]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = options.output.with_name(f".{options.output.stem}.{os.getpid()}{options.output.suffix}")
+    export_to_video(frames, str(temporary), fps=options.fps)
+    settings = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in ("command", "method")
+    }
+    settings |= {"methods": [to_dict(m) for m in methods], "torch": torch.__version__}
+    beside = options.output.with_suffix(".json")
+    beside.with_suffix(".json.tmp").write_text(json.dumps(settings, indent=1) + "\n")
+    os.replace(beside.with_suffix(".json.tmp"), beside)
+    os.replace(temporary, options.output)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; what a user can mend ends in one line."""
+    options = parser().parse_args(arguments)
+    try:
+        generate(options)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.output}, settings in {options.output.with_suffix('.json')}")
+
+
+if __name__ == "__main__":
+    main()

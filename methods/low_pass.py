@@ -1,0 +1,160 @@
+"""Adaptive low-pass guidance (ALG): the prompt is followed under a blurred image condition, in early steps.
+
+In an active step the prediction is u(c) + w (cond(c_lp) - uncond(c_lp)), with c the image condition and c_lp its low-pass
+version: the base keeps the sharp image, the direction of the prompt is taken where details cannot hold it. Elsewhere it is
+plain classifier-free guidance. Filters, schedules and defaults are those of the released code (github choi403/ALG).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .call import Moment
+from .layout import COGVIDEOX, HUNYUAN, WAN, Block
+
+FILTERS, SCHEDULES = ("down_up", "gaussian_blur"), ("interval", "linear", "exponential")
+BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # what a CogVideoX batch of both branches is made of
+
+# Released configurations, one per backbone.
+PUBLISHED = {
+    "wan2.1-i2v-14b": {"factor": 0.4, "end": 0.20},
+    "cogvideox-5b": {"factor": 0.25, "end": 0.04},
+    "hunyuanvideo-i2v": {"factor": 0.625, "end": 0.04},
+}
+
+
+@dataclass(frozen=True)
+class LowPassGuidance:
+    """Three-pass guidance with a low-pass image condition.
+
+    filter: "down_up" resizes each plane by `factor` and back (bilinear, antialiased); "gaussian_blur" blurs it with
+        `sigma` latent pixels and a kernel of `kernel` times its height.
+    factor: in (0, 1]; 1 changes nothing.
+    space: "latent", the encoded image condition; the CLIP tokens stay sharp, as in the released code.
+    schedule: strength s over p = step / (steps - 1): "interval" 1 for start <= p <= end, else 0; "linear" from
+        start (strength) to 0 at p = end; "exponential" exp(-rate p). The factor becomes 1 - (1 - factor) s, sigma s sigma.
+    guidance: scale of classifier-free guidance; read from the pipeline if None. HunyuanVideo's pipeline does not tell it.
+    Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
+    """
+
+    _: dataclasses.KW_ONLY
+    filter: str = "down_up"
+    factor: float = 0.4
+    space: str = "latent"
+    schedule: str = "interval"
+    start: float = 0.0
+    end: float = 0.2
+    sigma: float = 15.0
+    kernel: float = 0.02734375
+    rate: float = 10.0
+    guidance: float | None = None
+
+    def __post_init__(self):
+        for name, values in (("filter", FILTERS), ("schedule", SCHEDULES), ("space", ("latent",))):
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"LowPassGuidance {name} must be one of {', '.join(values)}, not {getattr(self, name)!r}"
+                )
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"LowPassGuidance factor must be in (0, 1], not {self.factor}")
+        if not 0 <= self.start <= self.end <= 1 and self.schedule == "interval":
+            raise ValueError(f"LowPassGuidance needs 0 <= start <= end <= 1, not {self.start}, {self.end}")
+        for name in ("sigma", "kernel", "rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"LowPassGuidance {name} must be a finite number above 0, not {getattr(self, name)}")
+
+    @classmethod
+    def published(cls, backbone: str) -> LowPassGuidance:
+        """The released configuration of a backbone. Raises ValueError for one that has none."""
+        if backbone not in PUBLISHED:
+            raise ValueError(f"ALG has no configuration for {backbone!r}: it has {', '.join(PUBLISHED)}")
+        return cls(**PUBLISHED[backbone])
+
+    def check(self, model) -> None:
+        """Raise ValueError for a model without an image condition in its latents."""
+        if model.family not in (WAN, COGVIDEOX, HUNYUAN) or not model.image_to_video:
+            raise ValueError(
+                f"LowPassGuidance needs an image-to-video Wan, CogVideoX or HunyuanVideo, not this {model.family}"
+            )
+
+    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+        """Never inside an attention module."""
+        return False
+
+    def strength(self, moment: Moment) -> float:
+        """s in [0, 1] at this step; ValueError if the number of steps is not known."""
+        if moment.steps is None:
+            raise ValueError("LowPassGuidance needs the number of steps: steer a pipeline, or give steps=")
+        p = moment.step / max(1, moment.steps - 1)
+        if self.schedule == "interval":
+            return float(self.start - 1e-9 <= p <= self.end + 1e-9)
+        if self.schedule == "linear":
+            return max(0.0, 1 - p / self.end) if self.end else 0.0
+        return math.exp(-self.rate * p)
+
+    def edit_inputs(self, model, inputs: dict, moment: Moment) -> dict:
+        """The filtered condition, except in the unconditional forward, which is the sharp base."""
+        if self._idle(moment) or moment.branch == "uncond":
+            return inputs
+        return inputs | {"hidden_states": self._filtered(model, inputs, self.strength(moment))}
+
+    def edit_output(self, model, inputs: dict, moment: Moment, output, run):
+        """Outputs with which the pipeline's u + w (c - u) becomes u(c) + w (cond(c_lp) - uncond(c_lp))."""
+        if self._idle(moment) or moment.branch == "cond":
+            return output
+        sample = output[0]
+        if moment.branch == "both":
+            half = sample.shape[0] // 2
+            first = inputs | {k: inputs[k][:half] for k in BATCHED}
+            base = run(first, "uncond")
+            exact = [x.float() for x in (base, sample[:half], sample[half:])]
+            new = torch.cat([exact[0], exact[0] + exact[2] - exact[1]])
+        else:
+            w = self.guidance if self.guidance is not None else moment.guidance
+            if w is None:
+                raise ValueError("LowPassGuidance does not know the guidance scale of this pipeline: give guidance=")
+            if w == 1:
+                return output
+            blurred = inputs | {"hidden_states": self._filtered(model, inputs, self.strength(moment))}
+            # The pipeline will compute u + w (c_lp - u): solved for the u that makes it three-pass guidance.
+            new = (sample.float() - w * run(blurred, "uncond").float()) / (1 - w)
+        new = new.to(sample.dtype)
+        return (new,) if isinstance(output, tuple) else type(output)(sample=new)
+
+    def _idle(self, moment) -> bool:
+        return self.strength(moment) == 0 or (self.filter == "down_up" and self.factor == 1)
+
+    def _filtered(self, model, inputs, strength) -> torch.Tensor:
+        """hidden_states with the image condition filtered: extra channels, or the first latent frame where it is one."""
+        hidden, config = inputs["hidden_states"], model.transformer.config
+        out, channel = hidden.clone(), 2 if model.family == COGVIDEOX else 1
+        if config.in_channels > config.out_channels:
+            condition = out.narrow(channel, config.out_channels, config.in_channels - config.out_channels)
+        else:  # the reference is the first latent frame: HunyuanVideo token_replace, Wan 2.2 5B
+            condition = out[:, :, :1]
+        condition.copy_(self._filter(condition, strength))
+        return out
+
+    def _filter(self, x: torch.Tensor, strength: float) -> torch.Tensor:
+        """Low-pass every (H, W) plane of a 5-D tensor."""
+        height, width = x.shape[-2:]
+        planes = x.reshape(-1, 1, height, width).float()
+        if self.filter == "down_up":
+            factor = 1 - (1 - self.factor) * strength
+            small = max(1, round(height * factor)), max(1, round(width * factor))
+            options = dict(mode="bilinear", align_corners=False, antialias=True)
+            planes = F.interpolate(F.interpolate(planes, small, **options), (height, width), **options)
+        else:
+            size = max(1, int(self.kernel * height))
+            radius = (size + (size + 1) % 2) // 2
+            offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=torch.float32)
+            weights = torch.exp(-0.5 * (offsets / (self.sigma * strength)) ** 2)
+            weights = weights / weights.sum()
+            planes = F.pad(planes, (radius,) * 4, mode="reflect")
+            planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
+        return planes.reshape(x.shape).to(x.dtype)
