@@ -55,10 +55,26 @@ def read_methods(names: list[str], gamma: float | None) -> list:
     return found
 
 
+def write_mp4(frames, path: Path, fps: int) -> None:
+    """Write (T, H, W, 3) frames in [0, 1] as H.264; H and W must be even, as all models here make them."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in (frames * 255).round().clip(0, 255).astype("uint8"):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
 def generate(options: argparse.Namespace) -> None:
     """Make the video and write its settings beside it as JSON; both appear whole or not at all."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise OSError("writing a video needs PyAV: pip install av") from None
     from diffusers import DiffusionPipeline
-    from diffusers.utils import export_to_video, load_image
+    from diffusers.utils import load_image
 
     methods = read_methods(options.method, options.gamma)
     if options.image is not None and not options.image.is_file():
@@ -82,10 +98,10 @@ def generate(options: argparse.Namespace) -> None:
     if options.image is not None:
         inputs["image"] = load_image(str(options.image))
     with steer(pipe, *methods), torch.inference_mode():
-        frames = pipe(**inputs, generator=torch.Generator().manual_seed(options.seed)).frames[0]
+        frames = pipe(**inputs, generator=torch.Generator().manual_seed(options.seed), output_type="np").frames[0]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.output.with_name(f".{options.output.stem}.{os.getpid()}{options.output.suffix}")
-    export_to_video(frames, str(temporary), fps=options.fps)
+    write_mp4(frames, temporary, options.fps)
     settings = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in ("command", "method")
     }
