@@ -78,10 +78,12 @@ def curve(samples: int = 60, workers: Workers = None):
 
 @app.command()
 def bench(backbone: str = "wan-i2v"):
-    """Time the parts of one video on this machine."""
+    """Time the parts of one video, and steering and recording at several lengths, on this machine."""
     from .bench import bench
+    from .bench_attention import bench_attention
 
     print(bench(load_parameters(), backbone).to_string())
+    print(bench_attention().to_string())
 
 
 def main():

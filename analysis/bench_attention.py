@@ -1,0 +1,110 @@
+"""What steering and recording cost: one transformer block at several sequence lengths, as ratios to the plain block."""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from torch.overrides import TorchFunctionMode
+
+from methods import AlignVid, DyMoS, record, steer
+
+from .store import write_atomically
+
+CPU_GRIDS = [(5, 8, 26), (5, 16, 26), (9, 18, 26), (21, 15, 26)]  # 1,040 to 8,190 tokens
+GPU_GRIDS = [(5, 16, 26), (21, 15, 26), (21, 30, 52)]  # up to Wan at 480p, 81 frames: 32,760 tokens
+
+EVERYWHERE = dict(window="all", blocks="all")
+
+
+class DenseMask(TorchFunctionMode):
+    """DyMoS's bias as an L x L mask, for comparison."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            key = kwargs["key"] if "key" in kwargs else args[1]
+            if key.shape[2] == self.bias.shape[0]:
+                kwargs["attn_mask"] = self.bias
+        return func(*args, **kwargs)
+
+
+def build(grid, device, dtype):
+    """(a Wan 2.1 image-to-video transformer of one block, inputs) whose video has `grid` tokens."""
+    heads, size = (40, 128) if device == "cuda" else (4, 64)
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=heads, attention_head_dim=size, in_channels=36, out_channels=16,
+        text_dim=64, freq_dim=64, ffn_dim=heads * size * 27 // 10, num_layers=1, image_dim=64, added_kv_proj_dim=heads * size,
+    ).to(device, dtype).eval()  # fmt: skip
+    f, h, w = grid
+    inputs = dict(
+        hidden_states=torch.randn(1, 36, f, 2 * h, 2 * w), timestep=torch.tensor([900.0]),
+        encoder_hidden_states=torch.randn(1, 512, 64), encoder_hidden_states_image=torch.randn(1, 257, 64),
+    )  # fmt: skip
+    return model, {k: v.to(device, dtype if k != "timestep" else torch.float32) for k, v in inputs.items()}
+
+
+def bench_attention(repeats: int = 7) -> pd.DataFrame:
+    """A row per length and setting: milliseconds of one forward, its ratio to the plain one (median over `repeats`
+    interleaved rounds), and on a GPU the peak memory ratio. Written to results/bench/attention-<device>.csv."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    rows = []
+    for grid in GPU_GRIDS if device == "cuda" else CPU_GRIDS:
+        model, inputs = build(grid, device, dtype)
+        length, size = grid[0] * grid[1] * grid[2], grid[1] * grid[2]
+        settings = {
+            "plain": nullcontext,
+            "AlignVid, gamma 1": lambda m=model: steer(m, AlignVid(1.0, **EVERYWHERE)),
+            "AlignVid": lambda m=model: steer(m, AlignVid(1.35, **EVERYWHERE)),
+            "AlignVid, self-attention too": lambda m=model: steer(
+                m, AlignVid(1.35, sites=("q_image", "k_text", "self"), **EVERYWHERE)
+            ),
+            "DyMoS": lambda m=model: steer(m, DyMoS(0.6, steps=1)),
+            "record, 16 queries a frame": lambda m=model: record(m, queries=16),
+            "record, all queries": lambda m=model: record(m),
+        }
+        if length <= 10_000:
+            bias = torch.zeros(length, length, device=device, dtype=dtype)
+            bias[size:, :size] = -0.6
+            settings["DyMoS as an L x L mask"] = lambda b=bias: DenseMask(b)
+        times = {name: [] for name in settings}
+        memory = {}
+        for _ in range(repeats + 1):
+            for name, context in settings.items():
+                if device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                with context(), torch.inference_mode():
+                    _synchronise(device)
+                    began = time.perf_counter()
+                    model(**inputs)
+                    _synchronise(device)
+                times[name].append(time.perf_counter() - began)
+                memory[name] = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+        table = pd.DataFrame(times).iloc[1:]
+        for name in settings:
+            ratio = (table[name] / table["plain"]).median()
+            row = {"device": machine, "threads": torch.get_num_threads(), "tokens": length, "setting": name}
+            row |= {"ms": round(1000 * table[name].median(), 2), "ratio": round(ratio, 3)}
+            rows.append(row | {"memory_ratio": round(memory[name] / memory["plain"], 3) if device == "cuda" else ""})
+    result = pd.DataFrame(rows)
+    out = Path("results/bench") / f"attention-{device}.csv"
+    write_atomically(out, lambda p: result.to_csv(p, index=False, lineterminator="\n"))
+    return result
+
+
+def _synchronise(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
