@@ -86,7 +86,8 @@ class Controller:
         self.layout: Layout | None = None
         self.moment: Moment | None = None
         self.context: str | None = None
-        self.given: dict | None = None  # what the pipeline gave in this call
+        self.given: dict | None = None  # what the pipeline gave in this call, and
+        self.inputs: dict | None = None  # what the transformer got
         self.inside = False  # a method is running the transformer once more
         self.last_time, self.step, self.calls_at_step, self.grid_of_times = None, -1, 0, None
 
@@ -153,13 +154,19 @@ class Controller:
         inputs = bind(self.transformer, args, kwargs)
         if not self.inside:
             self.moment = self._moment(inputs)
-        self.layout = layout_of(self.transformer, inputs, self._image_tokens())
         if not self.inside:
             self.given = inputs
             for _, method, *_ in self.entries:
                 if hasattr(method, "edit_inputs"):
                     inputs = method.edit_inputs(self.model, inputs, self.moment)
+        self.inputs, self.layout = inputs, None
         return (), inputs
+
+    def layout_now(self) -> Layout:
+        """The layout of the forward that runs, worked out when a method first acts in it."""
+        if self.layout is None:
+            self.layout = layout_of(self.transformer, self.inputs, self._image_tokens())
+        return self.layout
 
     def _after(self, _, args, kwargs, output):
         if self.inside:
@@ -167,7 +174,7 @@ class Controller:
         for _, method, *_ in self.entries:
             if hasattr(method, "edit_output"):
                 output = method.edit_output(self.model, self.given, self.moment, output, self._run)
-        self.moment = self.layout = self.given = None
+        self.moment = self.layout = self.given = self.inputs = None
         return output
 
     def _run(self, inputs, branch):
@@ -250,7 +257,7 @@ class Tap(TorchFunctionMode):
     def _call(self, site, a) -> AttentionCall:
         if a.get("dropout_p") or a.get("is_causal") or a.get("enable_gqa"):
             raise RuntimeError("attention with dropout, a causal mask or grouped queries cannot be steered")
-        layout, query = self.controller.layout, a["query"]
+        layout, query = self.controller.layout_now(), a["query"]
         queries = layout.sequences["joint" if site == "joint" else "video"]
         keys = queries if site in ("self", "joint") else layout.sequences[site]
         for name, tokens, have in (("queries", queries, query.shape[2]), ("keys", keys, a["key"].shape[2])):
