@@ -1,9 +1,10 @@
-"""`python -m analysis generate SWEEP`, `score SWEEP`, `notebook NAME`: the steps that dvc.yaml chains; `bench`, `curve`."""
+"""`python -m analysis reconstruct`, `generate SWEEP`, `score SWEEP`, `notebook NAME`: what dvc.yaml chains; `bench`, `curve`."""
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,18 @@ from .parameters import load_parameters
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
+
+
+@app.command()
+def reconstruct(backbone: str = "wan-i2v", workers: Workers = None):
+    """Encode and decode the benchmark's true clips; scores per question into results/scores/reconstruction.csv."""
+    parameters = load_parameters()
+    from .generate import default_executor
+    from .reconstruct import reconstruct
+
+    with default_executor(workers) as executor:
+        table = reconstruct(parameters, backbone, executor, Path("results/scores/reconstruction.csv"))
+    print(f"reconstruction: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`python -m testbed train`, `benchmark`, `reconstruct`: the embedded world and its models."""
+"""`python -m testbed train`, `benchmark`: the embedded world and its models."""
 
 from __future__ import annotations
 
@@ -33,15 +33,6 @@ def benchmark():
     from .benchmark import write_benchmark
 
     write_benchmark(BENCHMARK, parameters()["benchmark"]["seed"])
-
-
-@app.command()
-def reconstruct(checkpoint: Path, out: Path):
-    """Encode and decode the benchmark's true clips with CHECKPOINT's autoencoder; scores per question into OUT."""
-    from .reconstruct import reconstruct
-
-    table = reconstruct(checkpoint, parameters()["benchmark"]["seed"], out)
-    print(f"reconstruction: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
 
 def main():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +11,20 @@ import pandas as pd
 import torch
 from diffusers import AutoencoderKLWan
 
-from .benchmark import draw_benchmark
-from .oracle import Oracle
-from .train_vae import to_tensor
-from .world import render
+from testbed.benchmark import draw_benchmark
+from testbed.oracle import Oracle
+from testbed.train_vae import to_tensor
+from testbed.world import render
+
+from .fidelity import psnr
+from .parameters import Parameters
+from .progress import track
+from .store import write_atomically
 
 
 @lru_cache(maxsize=1)
-def _autoencoder(folder: Path) -> AutoencoderKLWan:
-    torch.set_num_threads(1)
-    return AutoencoderKLWan.from_pretrained(folder, subfolder="vae").eval()
+def _autoencoder(checkpoint: str) -> AutoencoderKLWan:
+    return AutoencoderKLWan.from_pretrained(checkpoint, subfolder="vae").eval()
 
 
 @torch.no_grad()
@@ -32,16 +34,15 @@ def round_trip(vae: AutoencoderKLWan, video: np.ndarray) -> np.ndarray:
     return ((decoded + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
 
 
-def _one(sample, checkpoint: Path) -> list[dict]:
+def _one(sample, checkpoint: str) -> list[dict]:
     record, scene, event = sample
     video = render(scene, event)
     decoded, oracle, pristine = round_trip(_autoencoder(checkpoint), video), Oracle(), Oracle()
-    error = np.square(video.astype(float) - decoded).mean()
     return [
         {
             "sample": record["id"],
             "main_category": record["main-category"],
-            "psnr": round(float(10 * np.log10(255**2 / error)), 1),
+            "psnr": round(psnr(video, decoded), 1),
             "category": q["category"],
             "expected": q["expected_answer"],
             "right_before": int(pristine.answer(video, q["question"]).value == q["expected_answer"]),
@@ -51,16 +52,11 @@ def _one(sample, checkpoint: Path) -> list[dict]:
     ]
 
 
-def reconstruct(checkpoint: Path, seed: int, out: Path) -> pd.DataFrame:
+def reconstruct(parameters: Parameters, backbone: str, executor: Executor, out: Path) -> pd.DataFrame:
     """One row per question of every benchmark sample; psnr in dB is the sample's. Written to `out` as CSV."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as executor:
-        rows = [
-            r
-            for part in executor.map(partial(_one, checkpoint=checkpoint), draw_benchmark(seed), chunksize=8)
-            for r in part
-        ]
-    table = pd.DataFrame(rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out.with_suffix(".tmp"), index=False, lineterminator="\n")
-    os.replace(out.with_suffix(".tmp"), out)
+    samples = draw_benchmark(parameters.benchmark.seed)
+    one = partial(_one, checkpoint=parameters.backbones[backbone].checkpoint)
+    parts = track(executor.map(one, samples, chunksize=8), len(samples), "reconstruct")
+    table = pd.DataFrame([row for part in parts for row in part])
+    write_atomically(out, lambda path: table.to_csv(path, index=False, lineterminator="\n"))
     return table
