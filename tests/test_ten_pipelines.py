@@ -1,0 +1,143 @@
+"""Ten whole pipelines, steered and recorded: neutral and recorded runs are bit-identical, and nothing stays behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_pipelines import PIPELINES, build, video
+
+from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
+from methods.call import AttentionCall
+
+STEPS = 3
+METHODS = [AlignVid(1.5, window=(0, 0.7), blocks="all"), DyMoS(1.5, steps=0.7)]
+
+
+def methods_for(name, methods):
+    return [m for m in methods if name != "wan-t2v" or not isinstance(m, DyMoS)]
+
+
+def attributes(pipe):
+    return {
+        (part, name): set(module.__dict__)
+        for part, root in pipe.components.items()
+        if isinstance(root, torch.nn.Module)
+        for name, module in root.named_modules()
+    }
+
+
+def run(pipe, inputs):
+    out = video(pipe, inputs, STEPS)
+    return out if isinstance(out, torch.Tensor) else out[-1]  # FramePack lists the video as it grows
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_is_steered_recorded_and_itself_again(name):
+    pipe, inputs = build(name)
+    run(pipe, inputs)  # pipelines set attributes of their models in their first run
+    before, plain = attributes(pipe), run(pipe, inputs)
+    neutral = methods_for(name, [AlignVid(1.0, window="all"), DyMoS(0.0)])
+    with steer(pipe, *neutral), record(pipe, frames=True, queries=2) as recording:
+        assert torch.equal(run(pipe, inputs), plain)
+    with steer(pipe, *methods_for(name, METHODS)):
+        steered = run(pipe, inputs)
+        assert torch.equal(run(pipe, inputs), steered)  # the second video of a context starts at step 0 again
+    assert steered.isfinite().all() and not torch.equal(steered, plain)
+    assert torch.equal(run(pipe, inputs), plain)
+    assert attributes(pipe) == before
+    table = recording.to_frame()
+    assert set(table.step) == set(range(STEPS)) and set(table.steps) == {STEPS}
+    assert set(table.branch) == {"cond", "uncond"}
+    mass = table[table.statistic == "mass"]
+    total = mass.groupby(["step", "block", "branch", "site", "query_frame"]).value.sum()
+    assert (total - 1).abs().max() < 1e-5
+    sections = 2 if name.startswith("framepack") else 1  # 17 frames in windows of 3 latent frames
+    assert set(table.samples) == {sections}
+
+
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n != "wan-t2v"])
+def test_only_what_a_method_names_is_changed(name, monkeypatch):
+    """DyMoS touches the conditional branch in the first steps; AlignVid both branches in its window."""
+    pipe, inputs = build(name)
+    seen = []
+    plain = AttentionCall.compute
+
+    def compute(self):
+        seen.append(self)
+        return plain(self)
+
+    monkeypatch.setattr(AttentionCall, "compute", compute)
+    with steer(pipe, DyMoS(1.0, steps=0.34)):
+        run(pipe, inputs)
+    batched = name.startswith("cogvideox")
+    assert {(c.moment.step, c.moment.branch) for c in seen} == {(0, "both" if batched else "cond")}
+    count = seen[0].query.shape[0]
+    assert all(c.conditional() == slice(count // 2 if batched else 0, count) for c in seen)
+    size = seen[0].layout.grid[1] * seen[0].layout.grid[2]
+    assert seen[0].layout.grid[1:] == (2, 3) and all(c.reference.stop - c.reference.start == size for c in seen)
+    seen.clear()
+    with steer(pipe, AlignVid(1.2, window=(0, 0.7), blocks=[0])):
+        run(pipe, inputs)
+    assert {c.moment.step for c in seen} == {0, 1} and {c.block.index for c in seen} == {0}
+    assert {c.moment.branch for c in seen} == ({"both"} if batched else {"cond", "uncond"})
+    if name == "hunyuan-token-replace":  # 36 tokens, every 4th; the negative prompt has every 2nd
+        found = {(c.moment.branch, int(c.keys.where("image").sum())) for c in seen}
+        assert found == {("cond", 9), ("uncond", 18)}
+    if name == "hunyuan-latent-concat":
+        assert {int(c.keys.where("image").sum()) for c in seen} == {18}
+
+
+def test_both_experts_of_wan_2_2_are_steered():
+    pipe, inputs = build("wan2.2-a14b")
+    for expert in (pipe.transformer, pipe.transformer_2):
+        calls = []
+        handle = expert.register_forward_hook(lambda *_, c=calls: c.append(1))
+        plain = run(pipe, inputs)
+        handle.remove()
+        assert calls  # the boundary lies between the steps
+    with steer(pipe, AlignVid(1.5, window=(0.9, 1))):
+        late = run(pipe, inputs)
+    with steer(pipe, AlignVid(1.5, window=(0, 0.4))):
+        early = run(pipe, inputs)
+    assert not torch.equal(late, plain) and not torch.equal(early, plain)
+
+
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "wan2.2-5b", "wan2.2-a14b", "hunyuan-token-replace", "cogvideox-i2v"])
+def test_low_pass_guidance_runs_in_pipelines(name):
+    pipe, inputs = build(name)
+    plain = run(pipe, inputs)
+    guidance = 3.0 if name.startswith("hunyuan") else None  # its pipeline does not tell
+    with steer(pipe, LowPassGuidance(factor=0.4, guidance=guidance)):
+        filtered = run(pipe, inputs)
+    assert filtered.isfinite().all() and not torch.equal(filtered, plain)
+    assert torch.equal(run(pipe, inputs), plain)
+
+
+# --- Offloading ------------------------------------------------------------------------------------------------------
+def offload(pipe, how):
+    if how == "sequential":  # what enable_sequential_cpu_offload does, without an accelerator
+        from accelerate import cpu_offload
+
+        cpu_offload(pipe.transformer, "cpu")
+    else:
+        pipe.transformer.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type=how,
+            **({"num_blocks_per_group": 1} if how == "block_level" else {}),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+@pytest.mark.parametrize("how", ["sequential", "block_level", "leaf_level"])
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "cogvideox-i2v"])
+def test_offloading_neither_loses_nor_keeps_the_steering(name, how, when):
+    pipe, inputs = build(name)
+    plain = run(pipe, inputs)
+    with steer(pipe, *METHODS):
+        expected = run(pipe, inputs)
+    if when == "before":
+        offload(pipe, how)
+    with steer(pipe, *METHODS):
+        if when == "inside":
+            offload(pipe, how)
+        assert torch.equal(run(pipe, inputs), expected)
+    assert torch.equal(run(pipe, inputs), plain)

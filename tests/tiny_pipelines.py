@@ -1,0 +1,252 @@
+"""Ten tiny random pipelines of the five families, from real classes, offline; 48 x 32 pixels give a 2 x 3 token grid."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLWan,
+    ClassifierFreeGuidance,
+    CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideoFramepackPipeline,
+    HunyuanVideoImageToVideoPipeline,
+    WanImageToVideoPipeline,
+    WanPipeline,
+)
+from families import make
+from PIL import Image
+from transformers import (
+    ByT5Tokenizer,
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaModel,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+    Qwen2Tokenizer,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+WIDTH, HEIGHT = 48, 32
+LLAMA_TEMPLATE = "<|start_header_id|>system<|end_header_id|>describe<|eot_id|>{}"
+LLAVA_TEMPLATE = (
+    "<|start_header_id|>system<|end_header_id|><image>describe<|eot_id|><|start_header_id|>user<|end_header_id|>{}"
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+)
+CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+def _t5(dim):
+    tokenizer = T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -2.0)]
+        + [(f"▁{w}", -3.0) for w in ("a", "cat", "dances", "blurry")],
+        extra_ids=0,
+    )
+    config = T5Config(vocab_size=len(tokenizer), d_model=dim, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    return tokenizer, T5EncoderModel(config)
+
+
+def _clip_text(dim):
+    vocab = ["<|startoftext|>", "<|endoftext|>"]
+    vocab += [c + end for c in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(vocab)}, merges=[], model_max_length=77)
+    return tokenizer, CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocab), hidden_size=dim, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def _clip_vision(dim, **size):
+    config = CLIPVisionConfig(hidden_size=dim, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, **size)
+    return CLIPVisionModel(config), CLIPImageProcessorPil(
+        size={"height": config.image_size, "width": config.image_size}, do_center_crop=False
+    )
+
+
+def _siglip(dim):
+    config = SiglipVisionConfig(
+        hidden_size=dim, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=12, patch_size=4
+    )
+    return SiglipVisionModel(config), SiglipImageProcessorPil(size={"height": 12, "width": 12})
+
+
+def _llama_tokenizer():
+    pieces = ["<unk>", "<s>", "</s>", "<pad>"]
+    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
+    words = [f"<0x{i:02X}>" for i in range(256)] + ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    vocab = {w: i for i, w in enumerate(pieces + special + words)}
+    return LlamaTokenizer(
+        vocab=vocab, merges=[], pad_token="<pad>", padding_side="right", additional_special_tokens=special
+    )
+
+
+def _llama_config(tokenizer):
+    return LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def _wan(name, z=16, **options):
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * z, latents_std=[1.0] * z,
+    )  # fmt: skip
+    tokenizer, text_encoder = _t5(16)
+    parts = dict(tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=make(name)[0])
+    parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    if name == "wan2.1-i2v":  # 16 x 16 patches and the class token: 257 image tokens, as in the real model
+        parts["image_encoder"], parts["image_processor"] = _clip_vision(16, image_size=32, patch_size=2)
+    if name == "wan-t2v":
+        return WanPipeline(**parts), {}
+    if name == "wan2.2-a14b":
+        options = {"transformer_2": make(name)[0], "boundary_ratio": 0.9}
+        for p in options["transformer_2"].parameters():
+            p.data.mul_(1.01)
+    return WanImageToVideoPipeline(**parts, **options), {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))}
+
+
+def _hunyuan_vae():
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2,
+        mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def _hunyuan(name):
+    tokenizer = _llama_tokenizer()
+    tokenizer_2, text_encoder_2 = _clip_text(8)
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=24, patch_size=4,
+        projection_dim=8,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=_llama_config(tokenizer), vision_feature_layer=-2, pad_token_id=3,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=36,
+    )  # fmt: skip
+    pipe = HunyuanVideoImageToVideoPipeline(
+        text_encoder=LlavaForConditionalGeneration(config), tokenizer=tokenizer, transformer=make(name)[0],
+        vae=_hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        image_processor=CLIPImageProcessorPil(size={"height": 24, "width": 24}, do_center_crop=False),
+    )  # fmt: skip
+    start = tokenizer(LLAVA_TEMPLATE)["input_ids"].index(tokenizer.convert_tokens_to_ids("<image>"))
+    template = {
+        "template": LLAVA_TEMPLATE, "crop_start": start + 20, "image_emb_start": start, "image_emb_end": start + 36,
+        "image_emb_len": 36,
+    }  # fmt: skip
+    return pipe, {
+        "image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "prompt_template": template, "max_sequence_length": 40,
+        "true_cfg_scale": 3.0,
+    }  # fmt: skip
+
+
+def _framepack(sampling):
+    tokenizer = _llama_tokenizer()
+    tokenizer_2, text_encoder_2 = _clip_text(8)
+    image_encoder, feature_extractor = _siglip(8)
+    pipe = HunyuanVideoFramepackPipeline(
+        text_encoder=LlamaModel(_llama_config(tokenizer)), tokenizer=tokenizer, transformer=make("framepack")[0],
+        vae=_hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, image_encoder=image_encoder,
+        feature_extractor=feature_extractor,
+    )  # fmt: skip
+    return pipe, {
+        "image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "latent_window_size": 3, "sampling_type": sampling,
+        "prompt_template": {"template": LLAMA_TEMPLATE, "crop_start": 10}, "max_sequence_length": 40, "num_frames": 17,
+        "true_cfg_scale": 3.0,
+    }  # fmt: skip
+
+
+def _hunyuan15(name):
+    alphabet = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(
+        vocab={w: i for i, w in enumerate(special + alphabet)}, merges=[], chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=special[1:],
+    )  # fmt: skip
+    text_encoder = Qwen2_5_VLTextModel(
+        Qwen2_5_VLTextConfig(
+            vocab_size=len(tokenizer) + 8, hidden_size=16, intermediate_size=16, num_hidden_layers=3,
+            num_attention_heads=2, num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]},
+        )
+    )  # fmt: skip
+    text_encoder_2 = T5EncoderModel(T5Config(vocab_size=400, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
+    image_encoder, feature_extractor = _siglip(8)
+    pipe = HunyuanVideo15ImageToVideoPipeline(
+        text_encoder=text_encoder, tokenizer=tokenizer, transformer=make(name)[0],
+        vae=AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1),
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder_2=text_encoder_2, tokenizer_2=ByT5Tokenizer(),
+        guider=ClassifierFreeGuidance(guidance_scale=3.0), image_encoder=image_encoder,
+        feature_extractor=feature_extractor,
+    )  # fmt: skip
+    # Short texts, so that a run takes a second; the published lengths are 1000 and 256.
+    pipe.system_message, pipe.prompt_template_encode_start_idx, pipe.tokenizer_max_length = "Describe.", 20, 30
+    pipe.tokenizer_2_max_length, pipe.target_size = 12, 48
+    return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "prompt": 'a cat dances "hi"'}
+
+
+def _cogvideox(name):
+    tokenizer, text_encoder = _t5(8)
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+    )  # fmt: skip
+    pipe = CogVideoXImageToVideoPipeline(tokenizer, text_encoder, vae, make(name)[0], CogVideoXDDIMScheduler())
+    return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "max_sequence_length": 6}
+
+
+PIPELINES = {
+    "wan2.1-i2v": lambda: _wan("wan2.1-i2v"),
+    "wan2.2-a14b": lambda: _wan("wan2.2-a14b"),
+    "wan2.2-5b": lambda: _wan("wan2.2-5b", z=48, expand_timesteps=True),
+    "wan-t2v": lambda: _wan("wan-t2v"),
+    "hunyuan-token-replace": lambda: _hunyuan("hunyuan-token-replace"),
+    "hunyuan-latent-concat": lambda: _hunyuan("hunyuan-latent-concat"),
+    "hunyuan-1.5": lambda: _hunyuan15("hunyuan-1.5"),
+    "framepack": lambda: _framepack("inverted_anti_drifting"),
+    "framepack-f1": lambda: _framepack("vanilla"),
+    "cogvideox-i2v": lambda: _cogvideox("cogvideox-i2v"),
+}
+
+
+def build(name):
+    """(pipeline in eval mode with seeded random weights, the arguments of its call) of a kind in PIPELINES."""
+    torch.manual_seed(0)
+    pipe, inputs = PIPELINES[name]()
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    pipe.set_progress_bar_config(disable=True)
+    inputs = {"prompt": "a cat dances", "negative_prompt": "blurry", "num_frames": 9} | inputs
+    if name != "hunyuan-1.5":
+        inputs |= {"height": HEIGHT, "width": WIDTH}
+    if not name.startswith(("hunyuan", "framepack")):
+        inputs["guidance_scale"] = 3.0
+    return pipe, inputs
+
+
+def video(pipe, inputs, steps=3):
+    """Latents of one seeded run."""
+    with torch.inference_mode():
+        return pipe(
+            **inputs, num_inference_steps=steps, generator=torch.Generator().manual_seed(3), output_type="latent"
+        ).frames
