@@ -140,7 +140,7 @@ def statistics(call: AttentionCall, rows: torch.Tensor, *, entropy=True, receive
     frames = call.keys.frames
     columns += [("frame_mass", f, (frames == f)[None]) for f in frames[frames >= 0].unique().tolist()]
     columns = [c for c in columns if bool(c[2].any())]
-    one_hot = torch.stack([c[2].to(exact) for c in columns], -1).expand(batch, -1, -1)[:, None]
+    one_hot = torch.stack([c[2].to(exact).expand(batch, -1) for c in columns], -1)[:, None]
     value = torch.cat([key, one_hot.expand(*key.shape[:3], -1)], -1)
     pad = (0, value.shape[-1] - query.shape[-1])
     out, lse = attention_with_lse(F.pad(query, pad), F.pad(key, pad), value, mask, scale)

@@ -14,3 +14,20 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every AttentionCall that is computed, with its output."""
+    from methods.call import AttentionCall
+
+    seen = []
+    plain = AttentionCall.compute
+
+    def compute(self):
+        out = plain(self)
+        seen.append((self, out))
+        return out
+
+    monkeypatch.setattr(AttentionCall, "compute", compute)
+    return seen

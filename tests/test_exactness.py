@@ -1,0 +1,190 @@
+"""Every edit and every recorded statistic equals an explicit float64 softmax, on random shapes, masks and strengths."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from families import FAMILIES, IMAGE_TO_VIDEO, expected_keys, forward, make, options
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from methods import AlignVid, DyMoS, steer
+from methods.align_vid import SITES
+from methods.attention import attention_with_lse, biased_attention
+from methods.record import statistics
+
+CONDITIONING = {"text": {"text", "text_padding"}, "image": {"image"}, "conditioning": {"text", "text_padding", "image"}}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
+
+
+def close(found, exact, dtype, logits=1.0, keys=1):
+    """`logits`: the largest one, whose rounding to float32 costs 6e-8 of its size. `keys`: their number; the roundings of
+    Wan's 500 equal padding keys add up, and plain SDPA itself is 1.5e-5 off there."""
+    error = (found.double() - exact).abs().max()
+    assert error <= TOLERANCE[dtype] * max(1.0, exact.abs().max(), logits / 50, keys / 200)
+
+
+def scaling(method, name, call, z, video, keys):
+    """AlignVid's factor on each logit, broadcastable to (B, H, Lq, Lk), written out from its description."""
+    rows, columns = torch.ones(len(video), dtype=bool), torch.ones(len(keys), dtype=bool)
+    power = 1
+    if call.site != "joint":
+        power = sum(s in (call.site, f"q_{call.site}", f"k_{call.site}") for s in method.sites)
+        if method.variant == "released" and call.site == "text" and "q_image" in method.sites:
+            power += 1
+    elif method.variant == "paper":
+        if method.queries == "video":
+            rows = video
+        if method.target == "k" and method.groups != "all":
+            wanted = CONDITIONING[method.groups]
+            if name.startswith("cogvideox") and name != "cogvideox-t2v" and "image" in wanted:
+                wanted = wanted - {"image"} | {"reference"}
+            columns = torch.tensor([k in wanted for k in keys])
+    chosen = rows[:, None] & columns[None]
+    gamma = torch.tensor(method.gamma, dtype=torch.float64)
+    if method.energy:
+        mean = (z * chosen).sum((-1, -2), keepdim=True) / chosen.sum()
+        gamma = method.gamma ** (2 * torch.sigmoid(-mean))
+    return torch.where(chosen, gamma**power, 1.0)
+
+
+def reference_bias(method, call, grid, queries, keys):
+    """DyMoS's bias (Lq, Lk), written out from its description; FramePack's window starts after its reference."""
+    bias = torch.zeros(len(queries), len(keys), dtype=torch.float64)
+    if call.site not in ("self", "joint"):
+        return bias
+    size, columns = grid[1] * grid[2], [i for i, k in enumerate(keys) if k == "reference"]
+    apart = "history" in queries
+    generated = [i for i, q in enumerate(queries) if q == "video"]
+    last = grid[0] if apart else grid[0] - 1
+    for position, row in enumerate(generated):
+        frame = 1 + position // size
+        h = {"uniform": 1.0, "linear": frame / last, "log": math.log(1 + frame) / math.log(1 + last)}[method.schedule]
+        bias[row, columns] = -method.gamma * h
+    if method.variant == "released":
+        for row in columns:
+            bias[row, columns] = -method.gamma
+    return bias
+
+
+def explicit(call, z, factor, bias):
+    """(p, p v, largest logit) in float64; a query whose keys are all masked gets zeros."""
+    z = z * factor + bias
+    largest = float(z.abs().max())
+    if call.mask is not None:
+        z = z.masked_fill(~call.mask, float("-inf"))
+    p = z.softmax(-1).nan_to_num(0.0)
+    return p, p @ call.value.double(), largest
+
+
+@st.composite
+def align_vids(draw):
+    sites = draw(st.lists(st.sampled_from(SITES), min_size=1, max_size=3, unique=True))
+    return AlignVid(
+        draw(st.floats(0.5, 3)), target=draw(st.sampled_from("qk")), sites=tuple(sites), window="all", blocks="all",
+        groups=draw(st.sampled_from(["text", "image", "conditioning", "all"])), energy=draw(st.booleans()),
+        variant=draw(st.sampled_from(["paper", "released"])), queries=draw(st.sampled_from(["video", "all"])),
+    )  # fmt: skip
+
+
+dymos = st.builds(
+    DyMoS, st.floats(-2, 2), steps=st.just(1.0), schedule=st.sampled_from(["uniform", "linear", "log"]),
+    variant=st.sampled_from(["paper", "released"]),
+)  # fmt: skip
+
+
+@given(
+    name=st.sampled_from(list(FAMILIES)),
+    grid=st.tuples(st.integers(2, 4), st.integers(1, 3), st.integers(1, 4)),
+    words=st.integers(1, 6),
+    batch=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    scale=align_vids(),
+    shift=dymos,
+)
+@settings(
+    max_examples=250, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
+)  # fmt: skip
+def test_steered_attention_and_its_statistics_are_exact(calls, name, grid, words, batch, dtype, scale, shift):
+    """AlignVid and DyMoS together, in every attention call of a forward of every family."""
+    if "wan" in name:
+        assume("2.1" in name or not any("image" in s for s in scale.sites))
+    else:
+        assume(scale.groups != "image" or name in IMAGE_TO_VIDEO)
+    calls.clear()
+    model, inputs = make(name, dtype, batch, grid, words)
+    methods = [scale, shift] if name in IMAGE_TO_VIDEO else [scale]
+    with steer(model, *methods, steps=10, **options(name)):
+        forward(model, inputs)
+    assume(calls)  # gammas of 1 and 0 act nowhere, nor do some sites
+    for call, out in calls:
+        keys = expected_keys(name, call.site, grid, words, batch)
+        queries = expected_keys(name, "joint" if call.site == "joint" else "self", grid, words, batch)
+        video = torch.tensor([q in ("reference", "video", "history") for q in queries])
+        z = call.scale * call.query.double() @ call.key.double().transpose(-1, -2)
+        # AlignVid's released code leaves the dual-stream blocks alone; DyMoS acts in all.
+        skipped = (scale.variant == "released" and call.block.name.startswith("double.")) or scale.gamma == 1
+        factor = torch.ones(()) if skipped else scaling(scale, name, call, z, video, keys)
+        bias = torch.zeros(())
+        if name in IMAGE_TO_VIDEO and shift.gamma:
+            bias = reference_bias(shift, call, grid, queries, keys)
+        p, exact, largest = explicit(call, z, factor, bias)
+        close(out, exact, dtype, largest, len(keys))
+        if dtype == torch.float32:
+            check_statistics(call, p, keys, largest)
+
+
+def check_statistics(call, p, keys, largest):
+    """Statistics of the last sample's video queries against its explicit attention p (B, H, Lq, Lk)."""
+    rows = torch.arange(call.queries.video.start, call.queries.video.stop)
+    found, p = statistics(call, rows, received=True, largest=True), p[-1:, :, rows]
+    exact = {("entropy", ""): torch.special.entr(p).sum(-1), ("largest", ""): p.amax(-1)}
+    for group in set(keys):
+        exact["mass", group] = p[..., [k == group for k in keys]].sum(-1)
+    for frame in call.keys.frames.unique().tolist():
+        if frame >= 0:
+            exact["frame_mass", frame] = p[..., call.keys.frames == frame].sum(-1)
+    inside = {"text", "image"} if call.site != "joint" or "image" in call.layout.groups else {"text", "reference"}
+    inside = torch.tensor([k in inside for k in keys])
+    if inside.any():
+        within = p[..., inside] / p[..., inside].sum(-1, keepdim=True)
+        exact["conditioning_entropy", ""] = torch.special.entr(within).sum(-1)
+    assert found["rows"].keys() >= exact.keys()
+    for key, value in exact.items():
+        close(found["rows"][key].expand(call.query.shape[0], -1, -1)[-1:], value, torch.float32, largest, len(keys))
+    close(found["received"][-1:], p.mean(2), torch.float32, largest, len(keys))
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(2, 11), st.integers(1, 9)),
+    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    masked=st.sampled_from(["none", "keys", "rows"]),
+    strength=st.floats(-8, 8),
+    seed=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=200, deadline=None)
+def test_biased_attention_is_exact(shape, cut, masked, strength, seed, dtype):
+    b, h, lq, lk, d = shape
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(b, h, n, d, generator=generator).to(dtype) * 2 for n in (lq, lk, lk))
+    start = int(cut[0] * (lk - 1))
+    stop = start + 1 + int(cut[1] * (lk - start - 1))
+    bias = torch.randn(lq, generator=generator) * strength
+    mask = None
+    if masked != "none":
+        mask = torch.rand(b, 1, 1 if masked == "keys" else lq, lk, generator=generator) > 0.4
+    out = biased_attention(q, k, v, slice(start, stop), bias, mask)
+    z = d**-0.5 * q.double() @ k.double().transpose(-1, -2)
+    z[..., start:stop] += bias.double()[:, None]
+    if mask is not None:
+        z = z.masked_fill(~mask, float("-inf"))
+    close(out, z.softmax(-1).nan_to_num(0.0) @ v.double(), dtype)
+    plain, lse = attention_with_lse(q, k, v, mask)
+    z[..., start:stop] -= bias.double()[:, None]
+    exact = z.logsumexp(-1)
+    assert torch.equal(torch.isinf(lse), torch.isinf(exact))
+    close(lse.nan_to_num(0, 0, 0), exact.nan_to_num(0, 0, 0), dtype)
+    close(plain, z.softmax(-1).nan_to_num(0.0) @ v.double(), dtype)
