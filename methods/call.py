@@ -22,13 +22,14 @@ from .layout import Block, Layout, Tokens
 class Moment:
     """One forward of the transformer: `step` of `steps` (None if unknown), `timestep` in 0..1000 as the model sees it,
     `branch` of classifier-free guidance: "cond", "uncond", or "both" ([uncond, cond] in one batch); `guidance`: its scale
-    if the pipeline tells it."""
+    if the pipeline tells it; `pipe`: the pipeline that runs, if it was steered."""
 
     step: int
     steps: int | None
     timestep: float
     branch: str
     guidance: float | None = None
+    pipe: object | None = field(default=None, repr=False, compare=False)
 
     @property
     def fraction(self) -> float:

@@ -8,7 +8,9 @@ plain classifier-free guidance. Filters, schedules and defaults are those of the
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +18,12 @@ import torch.nn.functional as F
 
 from .call import Moment
 from .layout import COGVIDEOX, HUNYUAN, WAN, Block
+from .steer import replace_attribute
 
-FILTERS, SCHEDULES = ("down_up", "gaussian_blur"), ("interval", "linear", "exponential")
+FILTERS, SPACES, SCHEDULES = ("down_up", "gaussian_blur"), ("latent", "image"), ("interval", "linear", "exponential")
 BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # what a CogVideoX batch of both branches is made of
+
+ENCODINGS = weakref.WeakKeyDictionary()  # pipeline -> image condition of an edited image, see watch_encoding
 
 # Released configurations, one per backbone.
 PUBLISHED = {
@@ -35,9 +40,10 @@ class LowPassGuidance:
     filter: "down_up" resizes each plane by `factor` and back (bilinear, antialiased); "gaussian_blur" blurs it with
         `sigma` latent pixels and a kernel of `kernel` times its height.
     factor: in (0, 1]; 1 changes nothing.
-    space: "latent", the encoded image condition; the CLIP tokens stay sharp, as in the released code.
-    schedule: strength s over p = step / (steps - 1): "interval" 1 for start <= p <= end, else 0; "linear" from
-        start (strength) to 0 at p = end; "exponential" exp(-rate p). The factor becomes 1 - (1 - factor) s, sigma s sigma.
+    space: "latent" filters the encoded image condition, "image" the image before it is encoded, which costs an encoding
+        per strength and needs a pipeline. The CLIP tokens stay sharp, as in the released code.
+    schedule: strength s over p = step / (steps - 1): "interval" 1 for start <= p <= end, else 0; "linear" from 1 to 0 at
+        p = end; "exponential" exp(-rate p). The factor becomes 1 - (1 - factor) s, sigma s sigma.
     guidance: scale of classifier-free guidance; read from the pipeline if None. HunyuanVideo's pipeline does not tell it.
     Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
     """
@@ -55,7 +61,7 @@ class LowPassGuidance:
     guidance: float | None = None
 
     def __post_init__(self):
-        for name, values in (("filter", FILTERS), ("schedule", SCHEDULES), ("space", ("latent",))):
+        for name, values in (("filter", FILTERS), ("schedule", SCHEDULES), ("space", SPACES)):
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"LowPassGuidance {name} must be one of {', '.join(values)}, not {getattr(self, name)!r}"
@@ -86,6 +92,14 @@ class LowPassGuidance:
         """Never inside an attention module."""
         return False
 
+    def watch(self, pipe):
+        """Keep what the pipeline encodes its image with, to encode a filtered one. Raises ValueError without one."""
+        if self.space == "latent":
+            return lambda: None
+        if not hasattr(pipe, "prepare_latents"):
+            raise ValueError('LowPassGuidance space="image" filters the image before it is encoded: steer a pipeline')
+        return watch_encoding(pipe)
+
     def strength(self, moment: Moment) -> float:
         """s in [0, 1] at this step; ValueError if the number of steps is not known."""
         if moment.steps is None:
@@ -101,7 +115,7 @@ class LowPassGuidance:
         """The filtered condition, except in the unconditional forward, which is the sharp base."""
         if self._idle(moment) or moment.branch == "uncond":
             return inputs
-        return inputs | {"hidden_states": self._filtered(model, inputs, self.strength(moment))}
+        return inputs | {"hidden_states": self._filtered(model, inputs, moment)}
 
     def edit_output(self, model, inputs: dict, moment: Moment, output, run):
         """Outputs with which the pipeline's u + w (c - u) becomes u(c) + w (cond(c_lp) - uncond(c_lp))."""
@@ -120,7 +134,7 @@ class LowPassGuidance:
                 raise ValueError("LowPassGuidance does not know the guidance scale of this pipeline: give guidance=")
             if w == 1:
                 return output
-            blurred = inputs | {"hidden_states": self._filtered(model, inputs, self.strength(moment))}
+            blurred = inputs | {"hidden_states": self._filtered(model, inputs, moment)}
             # The pipeline will compute u + w (c_lp - u): solved for the u that makes it three-pass guidance.
             new = (sample.float() - w * run(blurred, "uncond").float()) / (1 - w)
         new = new.to(sample.dtype)
@@ -129,15 +143,21 @@ class LowPassGuidance:
     def _idle(self, moment) -> bool:
         return self.strength(moment) == 0 or (self.filter == "down_up" and self.factor == 1)
 
-    def _filtered(self, model, inputs, strength) -> torch.Tensor:
+    def _filtered(self, model, inputs, moment) -> torch.Tensor:
         """hidden_states with the image condition filtered: extra channels, or the first latent frame where it is one."""
-        hidden, config = inputs["hidden_states"], model.transformer.config
+        hidden, config, strength = inputs["hidden_states"], model.transformer.config, self.strength(moment)
         out, channel = hidden.clone(), 2 if model.family == COGVIDEOX else 1
         if config.in_channels > config.out_channels:
             condition = out.narrow(channel, config.out_channels, config.in_channels - config.out_channels)
         else:  # the reference is the first latent frame: HunyuanVideo token_replace, Wan 2.2 5B
             condition = out[:, :, :1]
-        condition.copy_(self._filter(condition, strength))
+        if self.space == "latent":
+            condition.copy_(self._filter(condition, strength))
+            return out
+        new = ENCODINGS[moment.pipe](lambda image: self._filter(image[:, :, None], strength)[:, :, 0], strength)
+        if model.family == HUNYUAN:  # latent_concat: the condition is in the first frame, and its mask stays
+            condition, new = condition[:, : new.shape[1], :1], new[:, :, :1]
+        condition.copy_(new.repeat(hidden.shape[0] // new.shape[0], 1, 1, 1, 1))
         return out
 
     def _filter(self, x: torch.Tensor, strength: float) -> torch.Tensor:
@@ -158,3 +178,42 @@ class LowPassGuidance:
             planes = F.pad(planes, (radius,) * 4, mode="reflect")
             planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
         return planes.reshape(x.shape).to(x.dtype)
+
+
+def watch_encoding(pipe):
+    """Wrap `pipe.prepare_latents` so that ENCODINGS[pipe](edit, key) gives the image condition of the edited image,
+    encoded with the same noise as the sharp one; the result is kept for the next call with the same key. Returns an undo.
+    """
+    original = pipe.prepare_latents
+    signature = inspect.signature(original)
+
+    def prepare_latents(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        drawn, kept = _clone(given.get("generator")), {}
+        result = original(*args, **kwargs)
+
+        def condition(edit, key):
+            if key not in kept:
+                again = {"image": edit(given["image"]), "generator": _clone(drawn), "latents": result[0]}
+                kept.clear()
+                kept[key] = original(**(given | again))[1]
+            return kept[key]
+
+        ENCODINGS[pipe] = condition
+        return result
+
+    prepare_latents.dead = False
+    undo = replace_attribute(pipe, "prepare_latents", prepare_latents)
+
+    def forget():
+        undo()
+        ENCODINGS.pop(pipe, None)
+
+    return forget
+
+
+def _clone(generator):
+    """Generators in the same state, so that drawing from the copy leaves the original alone."""
+    if isinstance(generator, list):
+        return [_clone(g) for g in generator]
+    return generator.clone_state() if generator is not None else None

@@ -13,6 +13,7 @@ A method may also change what the transformer is given and returns:
     edit_inputs(model, inputs, moment) -> inputs
     edit_output(model, inputs, moment, output, run) -> output
         inputs are those the pipeline gave; run(inputs, branch) calls the transformer once more, returns its prediction
+    watch(pipe) -> undo                   called once when a pipeline is steered
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ class Controller:
     def install(self) -> None:
         refuse_unseen(self.transformer)
         for block, kind, module in blocks_of(self.transformer):
-            self.undo.callback(_replace(module, "forward", self._wrapped(module, block, kind)))
+            self.undo.callback(replace_attribute(module, "forward", self._wrapped(module, block, kind)))
         if hasattr(self.transformer, "cache_context"):
-            self.undo.callback(_replace(self.transformer, "cache_context", self._context_noted()))
+            self.undo.callback(replace_attribute(self.transformer, "cache_context", self._context_noted()))
         for handle in (
             self.entrance.register_forward_pre_hook(self._before, with_kwargs=True),
             self.entrance.register_forward_hook(self._after, with_kwargs=True),
@@ -213,7 +214,7 @@ class Controller:
             scale = getattr(pipe, "_guidance_scale_2", None) or scale
         if self.model.family in (HUNYUAN, FRAMEPACK):
             scale = None  # there `guidance_scale` is the distilled one
-        return Moment(self.step, steps, timestep, branch, scale)
+        return Moment(self.step, steps, timestep, branch, scale, pipe)
 
     def _image_tokens(self) -> int | None:
         """Image tokens in HunyuanVideo's text stream, by the rule of its pipeline or as the caller says."""
@@ -272,7 +273,7 @@ class Tap(TorchFunctionMode):
         )  # fmt: skip
 
 
-def _replace(module: nn.Module, name: str, function):
+def replace_attribute(module: nn.Module, name: str, function):
     """Set an attribute on one instance; the returned undo restores `module.__dict__` to what it was.
 
     If somebody else wrapped the attribute meanwhile, it stays and our part becomes a plain pass-through.
@@ -330,6 +331,9 @@ def attach(target, methods, *, steps: int | None = None, image_tokens: int | Non
         for method in methods:
             method.check(model)
     with ExitStack() as undo:
+        for method in methods:
+            if hasattr(method, "watch"):
+                undo.callback(method.watch(pipe))
         for transformer, entrance in found:
             controller = _controllers.get(transformer)
             if controller is None:

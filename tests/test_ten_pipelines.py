@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from families import make
+from PIL import Image
 from tiny_pipelines import PIPELINES, build, video
 
 from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
@@ -102,15 +105,33 @@ def test_both_experts_of_wan_2_2_are_steered():
     assert not torch.equal(late, plain) and not torch.equal(early, plain)
 
 
-@pytest.mark.parametrize("name", ["wan2.1-i2v", "wan2.2-5b", "wan2.2-a14b", "hunyuan-token-replace", "cogvideox-i2v"])
-def test_low_pass_guidance_runs_in_pipelines(name):
+LOW_PASS = ["wan2.1-i2v", "wan2.2-5b", "wan2.2-a14b", "hunyuan-token-replace", "hunyuan-latent-concat", "cogvideox-i2v"]
+
+
+@pytest.mark.parametrize("space", ["latent", "image"])
+@pytest.mark.parametrize("name", LOW_PASS)
+def test_low_pass_guidance_runs_in_pipelines(name, space, monkeypatch):
     pipe, inputs = build(name)
+    method = LowPassGuidance(
+        factor=0.4, space=space, end=0.5, guidance=3.0 if name.startswith("hunyuan") else None  # which does not tell
+    )  # fmt: skip
+    noise = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    inputs["image"] = Image.fromarray(noise)
     plain = run(pipe, inputs)
-    guidance = 3.0 if name.startswith("hunyuan") else None  # its pipeline does not tell
-    with steer(pipe, LowPassGuidance(factor=0.4, guidance=guidance)):
+    with steer(pipe, method):
         filtered = run(pipe, inputs)
-    assert filtered.isfinite().all() and not torch.equal(filtered, plain)
-    assert torch.equal(run(pipe, inputs), plain)
+        assert torch.equal(run(pipe, inputs), filtered)
+        with monkeypatch.context() as m:  # with a filter that keeps the image, three passes equal two
+            m.setattr(LowPassGuidance, "_filter", lambda self, x, strength: x)
+            assert torch.allclose(run(pipe, inputs), plain, atol=1e-4)
+    assert filtered.isfinite().all() and not torch.allclose(filtered, plain, atol=1e-3)
+    assert torch.equal(run(pipe, inputs), plain) and "prepare_latents" not in vars(pipe)
+
+
+def test_filtering_the_image_needs_a_pipeline():
+    model, _ = make("wan2.1-i2v")
+    with pytest.raises(ValueError, match="steer a pipeline"), steer(model, LowPassGuidance(space="image")):
+        pass
 
 
 # --- Offloading ------------------------------------------------------------------------------------------------------
