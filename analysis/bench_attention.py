@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
+from torch.nn.attention.flex_attention import flex_attention
 from torch.overrides import TorchFunctionMode
 
 from methods import AlignVid, DyMoS, record, steer
+from methods.steer import SDPA_ARGUMENTS
 
 from .store import write_atomically
 
@@ -23,20 +25,34 @@ GPU_GRIDS = [(5, 16, 26), (21, 15, 26), (21, 30, 52)]  # up to Wan at 480p, 81 f
 EVERYWHERE = dict(window="all", blocks="all")
 
 
-class DenseMask(TorchFunctionMode):
-    """DyMoS's bias as an L x L mask, for comparison."""
+class InSelfAttention(TorchFunctionMode):
+    """Other ways to add DyMoS's bias: `attend(query, key, value)` instead of SDPA where there are `length` keys."""
 
-    def __init__(self, bias):
+    def __init__(self, attend, length):
         super().__init__()
-        self.bias = bias
+        self.attend, self.length = attend, length
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            key = kwargs["key"] if "key" in kwargs else args[1]
-            if key.shape[2] == self.bias.shape[0]:
-                kwargs["attn_mask"] = self.bias
-        return func(*args, **kwargs)
+        given = dict(zip(SDPA_ARGUMENTS, args, strict=False)) | (kwargs or {})
+        if func is not F.scaled_dot_product_attention or given["key"].shape[2] != self.length:
+            return func(*args, **(kwargs or {}))
+        return self.attend(given["query"], given["key"], given["value"])
+
+
+def dense_mask(length, size, gamma, device, dtype):
+    """The bias as an L x L mask."""
+    bias = torch.zeros(length, length, device=device, dtype=dtype)
+    bias[size:, :size] = -gamma
+    return InSelfAttention(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=bias), length)
+
+
+def flex(length, size, gamma, attention=flex_attention):
+    """The bias as a score_mod of FlexAttention, as the released code of DyMoS adds it."""
+
+    def score_mod(score, b, h, q, k):
+        return torch.where((q >= size) & (k < size), score - gamma, score)
+
+    return InSelfAttention(lambda q, k, v: attention(q, k, v, score_mod=score_mod), length)
 
 
 def build(grid, device, dtype):
@@ -76,10 +92,11 @@ def bench_attention(repeats: int = 7) -> pd.DataFrame:
             "record, 16 queries a frame": lambda m=model: record(m, queries=16),
             "record, all queries": lambda m=model: record(m),
         }
-        if length <= 10_000:
-            bias = torch.zeros(length, length, device=device, dtype=dtype)
-            bias[size:, :size] = -0.6
-            settings["DyMoS as an L x L mask"] = lambda b=bias: DenseMask(b)
+        mask = dense_mask(length, size, 0.6, device, dtype)
+        settings["DyMoS as an L x L mask"] = lambda m=mask: m
+        if device == "cuda":
+            compiled = flex(length, size, 0.6, torch.compile(flex_attention, dynamic=False))
+            settings["DyMoS by FlexAttention"] = lambda m=compiled: m
         times = {name: [] for name in settings}
         memory = {}
         for _ in range(repeats + 1):

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -72,6 +73,17 @@ def test_methods_stand_alone():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {n.split(".")[0] for n in names} & {"analysis", "testbed"}, path
+
+
+def test_methods_import_without_the_rest(tmp_path):
+    (tmp_path / "methods").symlink_to(ROOT / "methods")
+    code = (
+        "import sys, methods, methods.__main__\n"
+        "loaded = {m.split('.')[0] for m in sys.modules}\n"
+        "assert not loaded & {'analysis', 'testbed', 'pandas', 'seaborn', 'dvc', 'cv2', 'av'}, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_are_readable_in_one_sitting():

@@ -6,10 +6,13 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from diffusers import ContextParallelConfig, ParallelConfig
+from diffusers.models.attention_dispatch import AttentionBackendName
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
-from methods.layout import GROUPS
+from methods.layout import GROUPS, blocks_of
+from methods.steer import BACKENDS
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -139,14 +142,48 @@ def test_methods_that_a_model_cannot_have_are_refused(name, method, words):
     assert "forward" not in model.__dict__
 
 
-def test_models_and_backends_that_cannot_be_seen_are_refused():
+UNSEEN = [b for b in AttentionBackendName if b.value not in BACKENDS]
+
+
+@pytest.mark.parametrize("backend", UNSEEN, ids=lambda b: b.value)
+def test_attention_backends_that_cannot_be_seen_are_refused(backend):
+    assert {"flex", "flash", "sage", "flash_hub", "xformers"} <= {b.value for b in UNSEEN}
+    model, _ = make("wan2.1-i2v")
+    model.blocks[
+        1
+    ].attn2.processor._attention_backend = backend  # what set_attention_backend does, where it is installed
+    with pytest.raises(RuntimeError, match=f"block 1 .*{backend.value!r}"), steer(model, AlignVid(1.2)):
+        pass
+    assert "forward" not in model.blocks[0].attn1.__dict__
+
+
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "hunyuan-1.5"])
+def test_context_parallel_models_are_refused(name):
+    model, _ = make(name)
+    for _, _, module in blocks_of(model):
+        processor = module.processor
+        assert hasattr(processor, "_parallel_config")  # the attribute in which diffusers keeps it
+        processor._parallel_config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2))
+    for method in (AlignVid(1.2), DyMoS(1.0)):
+        with pytest.raises(RuntimeError, match="context parallel"), steer(model, method):
+            pass
+
+
+def test_attention_that_a_cache_serves_is_noticed():
+    model, inputs = make("cogvideox-i2v")
+    block = model.transformer_blocks[0].attn1
+    block.forward = lambda hidden_states, encoder_hidden_states, **_: (
+        hidden_states,
+        encoder_hidden_states,
+    )  # no attention is computed
+    with pytest.raises(RuntimeError, match="block 0: 0 calls"), steer(model, AlignVid(1.2, window="all")):
+        forward(model, inputs)
+
+
+def test_unknown_models_and_inputs_are_refused():
     with pytest.raises(TypeError, match="WanTransformer3DModel"), steer(torch.nn.Linear(2, 2), AlignVid(1.2)):
         pass
     model, inputs = make("wan2.1-i2v")
-    model.set_attention_backend("flex")
-    with pytest.raises(RuntimeError, match="flex"), steer(model, AlignVid(1.2)):
-        pass
-    model.set_attention_backend("native")
     inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:, :226]
     with pytest.raises(ValueError, match="512 text tokens, not 226"), steer(model, AlignVid(1.2, window="all")):
         forward(model, inputs)
