@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+import methods
+from methods.settings import from_dict
+
 from .parameters import Backbone, Parameters
-from .store import content_key, folder_hash
+from .store import code_hash, content_key, folder_hash
 
 QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
 
@@ -19,7 +23,8 @@ QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
 @dataclass(frozen=True)
 class Cell:
     """Everything that determines one video. `noise` seeds the initial noise: equal for the same sample and seed under
-    every setting, so that settings are compared on the same noise."""
+    every setting, so that settings are compared on the same noise. `steering` and `record` are JSON, "" for none, and
+    `code` a hash of the programs that do them; `method` is the steering's name in params.yaml."""
 
     backbone: str
     weights: str
@@ -32,10 +37,17 @@ class Cell:
     guidance_scale: float
     blur: float
     prompts: str
+    method: str = "none"
+    steering: str = ""
+    record: str = ""
+    code: str = ""
 
     @property
     def key(self) -> str:
-        return content_key({k: v for k, v in asdict(self).items() if k not in ("backbone", "prompts")})
+        named = asdict(self)
+        optional = ("steering", "record", "code")
+        given = {k: v for k, v in named.items() if k not in ("backbone", "prompts", "method", *optional)}
+        return content_key(given | {k: named[k] for k in optional if named[k]})
 
 
 def load_samples(folder: Path) -> list[dict]:
@@ -82,7 +94,8 @@ def donor_of(index: int, samples: list[dict]) -> int:
 
 
 def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
-    """All cells of a sweep, in a fixed order: settings outermost, samples innermost."""
+    """All cells of a sweep, in a fixed order: settings outermost, samples innermost. Raises ValueError for what the
+    sweep cannot have, such as a method with an unknown setting."""
     if sweep_name not in parameters.sweeps:
         raise ValueError(f"unknown sweep {sweep_name!r}; params.yaml has {list(parameters.sweeps)}")
     sweep = parameters.sweeps[sweep_name]
@@ -93,17 +106,38 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
         raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(samples)}")
     weights = weights_hash(sweep.backbone, backbone)
     sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "fps"}))
-    images = {s["id"]: _file_hash(folder / s["image-path"]) for s in samples[: sweep.samples]}
+    if sweep.reference == "own":
+        images = {(s["id"], seed): _file_hash(folder / s["image-path"]) for s in samples for seed in sweep.seeds}
+    else:  # the first frame of another sweep's video of the same sample and seed
+        images = {(c.sample, c.seed): c.key for c in expand(parameters, sweep.reference)}
+    record = canonical(sweep.record.model_dump()) if sweep.record else ""
     cells = []
-    for scale, blur, seed in product(sweep.guidance_scale, sweep.blur, sweep.seeds):
+    for method, scale, blur, seed in product(sweep.methods, sweep.guidance_scale, sweep.blur, sweep.seeds):
+        steering = parameters.methods[method]
+        used = [from_dict(settings) for settings in steering]  # raises for what is not a method or a setting of one
+        code = program_hash(used, recorded=bool(record)) if used or record else ""
         for i, sample in enumerate(samples[: sweep.samples]):
             prompt = sample["prompt"] if sweep.prompts == "own" else samples[donor_of(i, samples)]["prompt"]
             noise = int(np.frombuffer(hashlib.sha256(f"{sample['id']}/{seed}".encode()).digest()[:4], np.uint32)[0])
+            if (sample["id"], seed) not in images:
+                raise ValueError(f"sweeps.{sweep_name}: {sweep.reference} has no video of {sample['id']}, seed {seed}")
             cells.append(
-                Cell(sweep.backbone, weights, sampler, sample["id"], images[sample["id"]], prompt, seed, noise,
-                     scale, blur, sweep.prompts)
+                Cell(sweep.backbone, weights, sampler, sample["id"], images[sample["id"], seed], prompt, seed, noise,
+                     scale, blur, sweep.prompts, method, canonical(steering) if steering else "", record, code)
             )  # fmt: skip
     return cells
+
+
+def program_hash(used: list, *, recorded: bool) -> str:
+    """Hash of the code that steers with the methods `used` and records: a changed method makes its videos anew."""
+    names = ["attention", "call", "layout", "steer", "windows"] + (["record"] if recorded else [])
+    files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
+    return code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
+
+
+def canonical(settings) -> str:
+    """JSON with sorted keys, so that equal settings are equal text."""
+    return json.dumps(settings, sort_keys=True)
 
 
 def _file_hash(path: Path) -> str:

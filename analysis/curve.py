@@ -42,10 +42,9 @@ def adherence_curve(
         count = len(cells)
         done = executor.map(run_cell, cells, [backbone] * count, images, [folder] * count)
         for cell, (status, reason) in zip(cells, track(done, count, f"curve {state.stem}"), strict=True):
-            row = {"key": cell.key, "status": status, "reason": reason}
-            scored = score_video(
-                row, records[cell.sample], folder=folder, frames=backbone.frames, images=parameters.benchmark.folder
-            )
+            image = parameters.benchmark.folder / records[cell.sample]["image-path"]
+            row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
+            scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)
             event = records[cell.sample]["sub-category"].split("-")[0]
             seen = int(state.stem.split("-")[1])
             rows.append(

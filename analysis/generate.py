@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,18 +18,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from methods import blur_image
+from methods import blur_image, record, steer
+from methods.record import Recording
+from methods.settings import from_dict
 
 from .cells import Cell, expand, load_samples
 from .parameters import Backbone, Parameters
 from .progress import track
-from .store import write_atomically, write_video
+from .store import read_video, write_atomically, write_video
 
 # glibc reads these when a process starts; without them it hands large tensors back to the system after every operation.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4294967296")
 
-MANIFEST = ("key", "status", "reason", "backbone", "guidance_scale", "blur", "prompts", "seed", "sample", "prompt")
+MANIFEST = ("key", "status", "reason", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample",
+            "prompt", "reference")  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -47,9 +52,15 @@ def load_pipeline(backbone: Backbone):
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def load_reference(path: Path) -> Image.Image:
+    """An image, or the first frame of a video."""
+    return Image.fromarray(read_video(path)[0]) if path.suffix == ".mkv" else Image.open(path).convert("RGB")
+
+
 def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image:
-    """The sample's reference at the backbone's size, blurred by `sigma` pixels. Raises ValueError for another size."""
-    image = Image.open(path).convert("RGB")
+    """The reference, an image or a video's first frame, blurred by `sigma` pixels. Raises ValueError for another size
+    than the backbone's."""
+    image = load_reference(path)
     if image.size != (backbone.width, backbone.height):
         raise ValueError(
             f"{path} is {image.width}x{image.height}; the backbone wants {backbone.width}x{backbone.height}"
@@ -58,13 +69,15 @@ def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image
     return Image.fromarray(blur_image(pixels, sigma).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> np.ndarray:
-    """One video, uint8 (T, H, W, 3), as the pipeline makes it."""
+def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[np.ndarray, Recording | None]:
+    """One video, uint8 (T, H, W, 3), as the pipeline makes it, and what was recorded of its attention."""
     pipe = load_pipeline(backbone)
     inputs = {}
     if backbone.pipeline == "WanImageToVideoPipeline":
         inputs["image"] = reference_image(image_path, backbone, cell.blur)
-    with torch.inference_mode():
+    methods = [from_dict(settings) for settings in json.loads(cell.steering or "[]")]
+    recorder = record(pipe, **json.loads(cell.record)) if cell.record else nullcontext()
+    with steer(pipe, *methods), recorder as recording, torch.inference_mode():
         frames = pipe(
             prompt=cell.prompt,
             negative_prompt=backbone.negative_prompt,
@@ -79,7 +92,13 @@ def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> np.ndarray
         ).frames[0]
     if not np.isfinite(frames).all():
         raise FloatingPointError("the pipeline returned values that are not finite")
-    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+    return (frames * 255).round().clip(0, 255).astype(np.uint8), recording
+
+
+def write_recording(recording: Recording, path: Path) -> None:
+    """A recording as compressed CSV, the same bytes for the same values."""
+    table = recording.to_frame().drop(columns=["samples", "queries_per_frame"])
+    table.to_csv(path, index=False, float_format="%.6g", compression={"method": "gzip", "mtime": 0})
 
 
 def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> tuple[str, str]:
@@ -88,7 +107,10 @@ def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> 
     if target.exists():
         return "ok", ""
     try:
-        write_video(target, sample_video(cell, backbone, image_path), backbone.fps)
+        video, recording = sample_video(cell, backbone, image_path)
+        if recording is not None:  # before the video, which says that the cell is done
+            write_atomically(folder / f"{cell.key}.csv.gz", partial(write_recording, recording))
+        write_video(target, video, backbone.fps)
         return "ok", ""
     except (ValueError, RuntimeError, FloatingPointError) as error:
         return "failed", f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -125,21 +147,30 @@ def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: st
     """
     cells = expand(parameters, sweep)
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
-    images = {s["id"]: parameters.benchmark.folder / s["image-path"] for s in load_samples(parameters.benchmark.folder)}
+    images = reference_files(parameters, sweep, cells)
     folder = run_folder(sweep)
     folder.mkdir(parents=True, exist_ok=True)
-    for stray in folder.glob(".*.tmp.mkv"):
+    for stray in folder.glob(".*.tmp.*"):
         stray.unlink()
     mine = shard(cells, part)
     outcome: dict[str, tuple[str, str]] = {}
     todo = {c.key: c for c in mine if not (folder / f"{c.key}.mkv").exists()}
-    jobs = {executor.submit(run_cell, c, backbone, images[c.sample], folder): k for k, c in todo.items()}
+    jobs = {executor.submit(run_cell, c, backbone, images[k], folder): k for k, c in todo.items()}
     for job in track(as_completed(jobs), len(jobs), f"generate {sweep}"):
         outcome[jobs[job]] = job.result()
     if part is None:
-        _write_manifest(folder, cells, outcome)
+        _write_manifest(folder, cells, outcome, images)
         _prune(folder, cells)
     return sum(status != "ok" for status, _ in outcome.values())
+
+
+def reference_files(parameters: Parameters, sweep: str, cells: Iterable[Cell]) -> dict[str, Path]:
+    """Where each cell's reference image is, by the cell's key."""
+    if (source := parameters.sweeps[sweep].reference) != "own":
+        return {c.key: run_folder(source) / f"{c.image}.mkv" for c in cells}
+    folder = parameters.benchmark.folder
+    files = {s["id"]: folder / s["image-path"] for s in load_samples(folder)}
+    return {c.key: files[c.sample] for c in cells}
 
 
 def run_folder(sweep: str) -> Path:
@@ -147,19 +178,24 @@ def run_folder(sweep: str) -> Path:
     return Path("runs") / sweep
 
 
-def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict) -> None:
+def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict, images: dict[str, Path]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, MANIFEST, lineterminator="\n")
     writer.writeheader()
     for cell in cells:
         status, reason = outcome.get(cell.key, ("ok", ""))
-        row = asdict(cell) | {"key": cell.key, "status": status, "reason": reason}
+        row = asdict(cell) | {
+            "key": cell.key,
+            "status": status,
+            "reason": reason,
+            "reference": images[cell.key].as_posix(),
+        }
         writer.writerow({k: row[k] for k in MANIFEST})
     write_atomically(folder / "manifest.csv", lambda path: path.write_text(text.getvalue()))
 
 
 def _prune(folder: Path, cells: Iterable[Cell]) -> None:
     keep = {c.key for c in cells}
-    for file in folder.glob("*.mkv"):
-        if file.stem not in keep:
+    for file in [*folder.glob("*.mkv"), *folder.glob("*.csv.gz")]:
+        if file.name.split(".")[0] not in keep:
             file.unlink()

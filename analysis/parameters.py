@@ -38,15 +38,29 @@ class Backbone(_Strict):
     negative_prompt: str
 
 
+class Recorded(_Strict):
+    """What is recorded of the attention while a video is made; see methods.record."""
+
+    entropy: bool = False
+    groups: bool = False
+    frames: bool = False
+    largest: bool = False
+    norm: bool = False
+    queries: Annotated[int, Field(ge=1)] | None = None
+
+
 class Sweep(_Strict):
-    """A grid of cells: every guidance scale with every blur, on the first `samples` samples, for every seed."""
+    """A grid of cells: every method, guidance scale and blur, on the first `samples` samples, for every seed."""
 
     backbone: str
     samples: Annotated[int, Field(ge=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
     guidance_scale: Annotated[list[Scale], Field(min_length=1)]
     blur: Annotated[list[Sigma], Field(min_length=1)] = [0.0]
+    methods: Annotated[list[str], Field(min_length=1)] = ["none"]
     prompts: Literal["own", "shuffled"] = "own"
+    reference: str = "own"
+    record: Recorded | None = None
 
 
 class Parameters(_Strict):
@@ -54,15 +68,20 @@ class Parameters(_Strict):
 
     benchmark: Benchmark
     backbones: dict[str, Backbone]
+    methods: dict[str, list[dict]]
     sweeps: dict[str, Sweep]
     testbed: dict
     notebooks: dict[str, dict]
 
     @model_validator(mode="after")
-    def _backbones_exist(self):
+    def _names_exist(self):
         for name, sweep in self.sweeps.items():
             if sweep.backbone not in self.backbones:
                 raise ValueError(f"sweeps.{name}.backbone is {sweep.backbone!r}, not one of {list(self.backbones)}")
+            if unknown := [m for m in sweep.methods if m not in self.methods]:
+                raise ValueError(f"sweeps.{name}.methods has {unknown[0]!r}, not one of {list(self.methods)}")
+            if sweep.reference != "own" and sweep.reference not in self.sweeps:
+                raise ValueError(f"sweeps.{name}.reference is {sweep.reference!r}: own, or one of {list(self.sweeps)}")
         return self
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from .statistics import mean_interval
 
 EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
+SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
@@ -87,8 +88,8 @@ def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
     sheet = np.asarray(Image.open(Path("results/frames") / f"{sweep}.png"))
     side = sheet.shape[1] // 5
     strips = sheet.reshape(-1, side, sheet.shape[1], 3)
-    cells = scores.groupby(["guidance_scale", "blur", "seed"], sort=False).ngroups
-    keys = scores[["guidance_scale", "blur", "seed"]].drop_duplicates().reset_index(drop=True)
+    cells = scores.groupby(SETTINGS, sort=False).ngroups
+    keys = scores[SETTINGS].drop_duplicates().reset_index(drop=True)
     wanted = np.flatnonzero((keys[list(settings)] == pd.Series(settings)).all(axis=1)) if settings else np.array([0])
     if len(wanted) != 1:
         raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")

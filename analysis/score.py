@@ -16,12 +16,12 @@ from testbed.oracle import Oracle, displacement
 from .cells import load_samples
 from .fidelity import fidelity
 from .flow import pair_scores
-from .generate import default_executor, run_folder
+from .generate import default_executor, load_reference, run_folder
 from .parameters import Parameters
 from .progress import track
 from .store import read_video, write_atomically
 
-SETTINGS = ["sweep", "backbone", "guidance_scale", "blur", "prompts", "seed", "sample"]
+SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
 DIGITS = {
     "macro": 4,
@@ -56,7 +56,7 @@ def load_video(row: dict, folder: Path, frames: int) -> tuple[np.ndarray | None,
         return None, {"status": "corrupt", "reason": str(error).removeprefix(f"{folder}/")}
 
 
-def score_video(row: dict, sample: dict, *, folder: Path, frames: int, images: Path) -> dict:
+def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
     """The row of the manifest with its scores; `row["status"]` becomes "missing" or "corrupt" if the file is."""
     cv2.setNumThreads(1)
     oracle = Oracle()
@@ -64,7 +64,7 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int, images: P
     out = row | problem | {k: sample[k] for k in ("main-category", "sub-category", "domain")}
     out |= answer_all(oracle, video, sample["questions"])
     if video is not None:
-        reference = np.asarray(Image.open(images / sample["image-path"]).convert("RGB"))
+        reference = np.asarray(load_reference(Path(row["reference"])))
         out |= {"displacement_px": displacement(oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
         out |= fidelity(video, reference)
     return out
@@ -78,7 +78,7 @@ def score(parameters: Parameters, sweep: str, workers: int | None = None) -> pd.
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False).to_dict("records")
     samples = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
-    one = partial(score_video, folder=folder, frames=backbone.frames, images=parameters.benchmark.folder)
+    one = partial(score_video, folder=folder, frames=backbone.frames)
     with default_executor(workers or len(os.sched_getaffinity(0))) as executor:
         results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
         rows = list(track(results, len(manifest), f"score {sweep}"))

@@ -34,9 +34,10 @@ class Recording:
     frames: bool = False
     received: bool = False
     largest: bool = False
+    norm: bool = False
     blocks: str | tuple = "all"
     queries: int | None = None
-    _sums: dict = field(default_factory=dict, repr=False)  # row key -> [sum, samples, timestep]
+    _sums: dict = field(default_factory=dict, repr=False)  # row key -> [sums per frame, samples, timestep, frames]
     _received: dict = field(default_factory=dict, repr=False)  # (step, block, branch, site) -> [sum (Lk,), samples]
     _steps: int | None = field(default=None, repr=False)
 
@@ -56,37 +57,48 @@ class Recording:
         return block.index in choose_blocks(model.blocks, self.blocks, model.family)
 
     @torch.no_grad()
-    def observe(self, call: AttentionCall) -> None:
-        """Add the statistics of one attention call, as the methods left it."""
+    def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
+        """Add the statistics of one attention call, as the methods left it, with its output (B, H, Lq, D)."""
         self._steps = call.moment.steps
         batch, half = call.query.shape[0], call.query.shape[0] // 2
         branches = [(call.moment.branch, slice(0, batch))]
         if call.moment.branch == "both":
             branches = [("uncond", slice(0, half)), ("cond", slice(half, batch))]
-        for frame, rows in self._rows(call):
-            result = statistics(call, rows, entropy=self.entropy, received=self.received, largest=self.largest)
-            for branch, chosen in branches:
-                count, where = chosen.stop - chosen.start, (call.moment.step, call.block.name, branch, call.site)
-                for (name, key), values in result["rows"].items():  # values (B, H, Lq)
-                    if (name == "frame_mass" and not self.frames) or (name == "mass" and not self.groups):
-                        continue
-                    total = float(values.expand(batch, -1, -1)[chosen].mean((1, 2)).sum())
-                    entry = self._sums.setdefault((*where, name, frame, key), [0.0, 0, call.moment.timestep])
-                    entry[0] += total
-                    entry[1] += count
-                if self.received:
-                    entry = self._received.setdefault(where, [0.0, 0])
-                    entry[0] = entry[0] + (result["received"][chosen].mean(1).sum(0) * len(rows)).cpu()
-                    entry[1] += count * len(rows)
+        rows, frame_of_row, frames = self._rows(call)
+        result = statistics(
+            call, rows, entropy=self.entropy, groups=self.groups, frames=self.frames, received=self.received,
+            largest=self.largest,
+        )  # fmt: skip
+        values = result["rows"]
+        if self.norm:
+            values["norm", ""] = out[:, :, rows].float().square().sum((1, 3)).sqrt()[:, None]
+        for branch, chosen in branches:
+            count, where = chosen.stop - chosen.start, (call.moment.step, call.block.name, branch, call.site)
+            for name, value in values.items():  # (B, H or 1, n)
+                per_row = value[chosen].double().mean(1).sum(0)
+                total = torch.zeros(len(frames), dtype=torch.float64, device=value.device)
+                total.index_add_(0, frame_of_row, per_row)
+                entry = self._sums.setdefault((*where, *name), [0.0, 0, call.moment.timestep, frames])
+                entry[0] = entry[0] + total / frame_of_row.bincount(minlength=len(frames))
+                entry[1] += count
+            if self.received:
+                entry = self._received.setdefault(where, [0.0, 0])
+                entry[0] = entry[0] + result["received"][chosen].mean(1).sum(0) * len(rows)
+                entry[1] += count * len(rows)
 
     def _rows(self, call):
-        """(frame, indices of its video queries), thinned to `queries` evenly spaced ones per frame."""
-        frames, video = call.queries.frames, call.queries.where("reference", "video")[0]
-        for frame in frames[video & (frames >= 0)].unique().tolist():
-            rows = ((frames == frame) & video).nonzero().flatten()
+        """(indices of video queries (n,), position of each one's frame in `frames` (n,), frames): all queries, or
+        `queries` evenly spaced ones per frame."""
+        of_token, video = call.queries.frames, call.queries.where("reference", "video")[0]
+        frames = of_token[video & (of_token >= 0)].unique().tolist()
+        chosen = []
+        for frame in frames:
+            rows = ((of_token == frame) & video).nonzero().flatten()
             if self.queries is not None and self.queries < len(rows):
                 rows = rows[torch.linspace(0, len(rows) - 1, self.queries, device=rows.device).round().long()]
-            yield frame, rows
+            chosen.append(rows)
+        position = [torch.full_like(rows, i) for i, rows in enumerate(chosen)]
+        return torch.cat(chosen), torch.cat(position), frames
 
     # The reader's side ---------------------------------------------------------------------------------------------
     def to_frame(self):
@@ -97,8 +109,9 @@ class Recording:
 
         thinned = "all" if self.queries is None else self.queries
         rows = [
-            (step, self._steps, timestep, block, branch, site, name, frame, key, total / count, count, thinned)
-            for (step, block, branch, site, name, frame, key), (total, count, timestep) in self._sums.items()
+            (step, self._steps, timestep, block, branch, site, name, frame, key, value / count, count, thinned)
+            for (step, block, branch, site, name, key), (total, count, timestep, frames) in self._sums.items()
+            for frame, value in zip(frames, total.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -107,7 +120,7 @@ class Recording:
         if (step, block, branch, site) not in self._received:
             raise KeyError(f"nothing recorded for step {step}, block {block!r}, branch {branch!r}, site {site!r}")
         total, count = self._received[step, block, branch, site]
-        return total / count
+        return (total / count).cpu()
 
     def save(self, path: str | Path) -> None:
         """Write the frame as CSV, under a temporary name first."""
@@ -118,7 +131,9 @@ class Recording:
         os.replace(temporary, path)
 
 
-def statistics(call: AttentionCall, rows: torch.Tensor, *, entropy=True, received=False, largest=False) -> dict:
+def statistics(
+    call: AttentionCall, rows: torch.Tensor, *, entropy=True, groups=True, frames=True, received=False, largest=False
+) -> dict:
     """Exact statistics of the video queries `rows` (n,) of a call, in float32 (float64 for float64 inputs): to 1e-5, to
     3e-4 nats where hundreds of keys are equal, as Wan's text padding is.
 
@@ -139,13 +154,13 @@ def statistics(call: AttentionCall, rows: torch.Tensor, *, entropy=True, receive
         query = torch.cat([query, bias[:, None, :, None].expand(*query.shape[:3], 1)], -1)
         key = torch.cat([key, on[None, None, :, None].expand(*key.shape[:3], 1)], -1)
     mask = call.rows_of_mask(rows)
-    columns = [("mass", g, call.keys.where(g)) for g in GROUPS if g in call.layout.groups]
-    frames = call.keys.frames
-    columns += [("frame_mass", f, (frames == f)[None]) for f in frames[frames >= 0].unique().tolist()]
+    columns = [("mass", g, call.keys.where(g)) for g in GROUPS if groups and g in call.layout.groups]
+    of_key = call.keys.frames
+    columns += [("frame_mass", f, (of_key == f)[None]) for f in of_key[of_key >= 0].unique().tolist() if frames]
     columns = [c for c in columns if bool(c[2].any())]
-    one_hot = torch.stack([c[2].to(exact).expand(batch, -1) for c in columns], -1)[:, None]
+    one_hot = [c[2].to(exact).expand(batch, -1)[:, None, :, None].expand(*key.shape[:3], 1) for c in columns]
     size = query.shape[-1]
-    out, lse = _attend(query, key, torch.cat([key, one_hot.expand(*key.shape[:3], -1)], -1), mask, scale)
+    out, lse = _attend(query, key, torch.cat([key, *one_hot], -1), mask, scale)
     found = {(name, k): out[..., size + i] for i, (name, k, _) in enumerate(columns)}
     if entropy:
         found["entropy", ""] = lse - scale * (query * out[..., :size]).sum(-1)
@@ -207,6 +222,7 @@ def record(
     frames: bool = False,
     received: bool = False,
     largest: bool = False,
+    norm: bool = False,
     blocks: str | list = "all",
     queries: int | None = None,
     steps: int | None = None,
@@ -216,10 +232,11 @@ def record(
 
     groups: attention mass per token group. frames: mass per latent frame of keys (frame-to-frame matrix).
     entropy: of each row over all keys and within the text and image keys, nats. largest: largest weight of a row.
-    received: mean attention per key. blocks: as in AlignVid. queries: evenly spaced queries per latent frame instead of
+    received: mean attention per key. norm: length of the attention's output, before the output projection, over all heads;
+    cross-attention adds up its image and text branch, so the two say how much of it is text. blocks: as in AlignVid. queries: evenly spaced queries per latent frame instead of
     all (stated in the output). steps, image_tokens: as in `steer`. Statistics are computed in float32.
     Yields a Recording. Several generations under one context are averaged.
     """
-    recording = Recording(entropy, groups, frames, received, largest, blocks, queries)
+    recording = Recording(entropy, groups, frames, received, largest, norm, blocks, queries)
     with attach(pipe_or_transformer, [recording], steps=steps, image_tokens=image_tokens):
         yield recording

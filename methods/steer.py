@@ -252,7 +252,7 @@ class Tap(TorchFunctionMode):
         out = call.compute() if any(hasattr(m, "edit") for m in active) else func(*args, **kwargs)
         for method in active:
             if hasattr(method, "observe"):
-                method.observe(call)
+                method.observe(call, out)
         return out
 
     def _call(self, site, a) -> AttentionCall:
