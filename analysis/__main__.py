@@ -1,4 +1,4 @@
-"""`python -m analysis reconstruct`, `generate SWEEP`, `score SWEEP`, `notebook NAME`: what dvc.yaml chains; `bench`, `curve`."""
+"""`python -m analysis generate SWEEP`, `score SWEEP`, `attention SWEEP`, `notebook NAME` and more: what dvc.yaml chains."""
 
 from __future__ import annotations
 
@@ -59,6 +59,26 @@ def score(sweep: str, workers: Workers = None):
 
     table = score(load_parameters(), sweep, workers)
     print(f"{sweep}: {len(table)} videos, adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}")
+
+
+@app.command()
+def attention(sweep: str):
+    """Summarise the recordings of a sweep into results/attention/SWEEP-*.csv."""
+    from .attention import summarise_recordings
+    from .generate import run_folder
+
+    summarise_recordings(load_parameters(), sweep, run_folder(sweep), Path("results/attention"))
+
+
+@app.command()
+def maps(sweep: str, samples: int = 4, workers: Workers = None):
+    """Attention maps of the first samples of a sweep into results/attention/SWEEP-maps.csv."""
+    from .generate import default_executor
+    from .maps import attention_maps
+
+    with default_executor(workers) as executor:
+        out = Path("results/attention") / f"{sweep}-maps.csv"
+        attention_maps(load_parameters(), sweep, executor, samples=samples, out=out)
 
 
 @app.command()

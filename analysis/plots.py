@@ -18,8 +18,9 @@ PNG_METADATA = {"Software": None}  # no version in the file: equal figures are e
 
 
 def use_style() -> None:
-    """Apply the repository's matplotlibrc; call it first in a notebook."""
+    """Apply the repository's matplotlibrc and show tables uncut; call it first in a notebook."""
     matplotlib.rc_file(Path("matplotlibrc"))
+    pd.options.display.max_colwidth = None
 
 
 def save(figure, name: str) -> None:
@@ -94,3 +95,49 @@ def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
     if len(wanted) != 1:
         raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")
     return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
+
+
+def step_block_map(ax, table: pd.DataFrame, column: str, label: str, *, change: bool = False):
+    """Heat map of `column` over denoising steps (x) and blocks (y); `change`: a diverging palette centred on zero."""
+    grid = table.assign(block=table["block"].astype(int)).pivot(index="block", columns="step", values=column)
+    limit = np.abs(grid.to_numpy()).max()
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if change else {"cmap": "cividis"}
+    image = ax.imshow(grid, origin="lower", aspect="auto", **style)
+    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.set(
+        xlabel="denoising step", ylabel="block", xticks=range(0, grid.shape[1], 2), yticks=range(0, grid.shape[0], 2)
+    )
+    ax.grid(False)
+    return ax
+
+
+def forest(ax, table: pd.DataFrame, names: str, *, line: float = 1.0, **style):
+    """One row per entry of `table` with columns mean, low, high: a point, its interval, and a line of no effect."""
+    y = np.arange(len(table))[::-1]
+    bars = np.abs(table[["low", "high"]].to_numpy().T - table["mean"].to_numpy())
+    ax.errorbar(table["mean"], y, xerr=bars, fmt="o", capsize=3, **style)
+    ax.axvline(line, color="black", linewidth=0.8)
+    ax.set_yticks(y, table[names])
+    return ax
+
+
+def maps_over_frames(table: pd.DataFrame, column: str, rows: dict[str, pd.Series], title: str, label: str):
+    """A film strip of token maps: a row per entry of `rows` (a mask of `table`), a column per latent frame."""
+    frames = sorted(table["frame"].unique())
+    chosen = {name: table[mask] for name, mask in rows.items()}
+    high = max(part[column].max() for part in chosen.values())
+    low = min(part[column].min() for part in chosen.values())
+    size = (1.15 * len(frames) + 2.2, 1.1 * len(rows) + 0.6)
+    figure, axes = plt.subplots(len(rows), len(frames), figsize=size, squeeze=False)
+    for line, (name, part) in zip(axes, chosen.items(), strict=True):
+        for ax, frame in zip(line, frames, strict=True):
+            grid = part[part["frame"] == frame].pivot(index="row", columns="column", values=column)
+            image = ax.imshow(grid, cmap="cividis", vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    for ax, frame in zip(axes[0], frames, strict=True):
+        ax.set_title(f"latent frame {frame}", fontsize=8, fontweight="normal")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+    return figure

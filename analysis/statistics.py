@@ -64,6 +64,22 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
     return {"difference": mean, "low": low, "high": high, "n": n, "gained": gained, "lost": lost, "p": p}
 
 
+def rank_correlation(a, b, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(Spearman's rho, low, high): percentile bootstrap over pairs, one pair per prompt. Raises ValueError for constants."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        raise ValueError("a rank correlation needs two quantities that vary")
+
+    def rho(x, y):
+        return stats.spearmanr(x, y).statistic if np.ptp(x) and np.ptp(y) else 0.0
+
+    result = stats.bootstrap(
+        (a, b), rho, paired=True, vectorized=False, n_resamples=RESAMPLES // 4, confidence_level=confidence,
+        method="percentile", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(rho(a, b)), *map(float, result.confidence_interval)
+
+
 def holm(p_values) -> np.ndarray:
     """Holm's adjusted p values, in the order given."""
     p = np.asarray(p_values, float)
@@ -72,3 +88,10 @@ def holm(p_values) -> np.ndarray:
     out = np.empty_like(p)
     out[order] = np.minimum(adjusted, 1.0)
     return out
+
+
+def verdict(low: float, high: float, sign: int, line: float = 0.0) -> str:
+    """The rule of every claim: "supported" if the interval lies wholly on the claimed side (`sign` 1 above, -1 below) of
+    `line`, "contradicted" if wholly on the other, else "inconclusive"."""
+    side = 1 if low > line else -1 if high < line else 0
+    return {sign: "supported", -sign: "contradicted", 0: "inconclusive"}[side]

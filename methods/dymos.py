@@ -27,7 +27,7 @@ class DyMoS:
     """Subtract `gamma h(f)` from the logits of reference-frame keys for queries of latent frame f (Eq. 6).
 
     gamma: any finite number, in logit units; 0 changes nothing, a negative one ties the video to its reference.
-    steps: share of the denoising steps, from the first one, in (0, 1].
+    steps: share of the denoising steps, from the first one, in (0, 1]; at least the first step.
     schedule: h over the latent frames f = 1 .. F - 1: "uniform" 1; "linear" f / (F - 1); "log"
         log(1 + f) / log F. The formulas (Eqs. 9-11) are lost in the available text; these are the simplest that
         fit its words: weaker near the reference, 1 at the last frame, log rising faster at first.
@@ -67,7 +67,9 @@ class DyMoS:
         """In self-attention or joint attention, in the first share of steps, unless the branch is unconditional."""
         if self.gamma == 0 or site not in ("self", "joint") or moment.branch == "uncond":
             return False
-        return self.steps == 1 or moment.fraction <= self.steps + 1e-9
+        if self.steps == 1 or moment.step == 0:
+            return True
+        return moment.fraction <= self.steps + 1e-9
 
     def edit(self, call: AttentionCall) -> None:
         """Add the bias of each query to the call. Raises ValueError if this call has no reference frame."""
