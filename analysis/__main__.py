@@ -82,6 +82,16 @@ def maps(sweep: str, samples: int = 4, workers: Workers = None):
 
 
 @app.command()
+def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Workers = None):
+    """How strongly each layer responds to the prompt's words, into results/attention/semantic-*.csv."""
+    from .generate import default_executor
+    from .semantic_layers import semantic_layers
+
+    with default_executor(workers) as executor:
+        semantic_layers(load_parameters(), backbone, executor, samples=samples, out=Path("results/attention"))
+
+
+@app.command()
 def notebook(name: str):
     """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb."""
     from .notebook import execute
