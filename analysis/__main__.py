@@ -124,9 +124,11 @@ def bench(backbone: str = "wan-i2v"):
     """Time the parts of one video, and steering and recording at several lengths, on this machine."""
     from .bench import bench
     from .bench_attention import bench_attention
+    from .bench_recording import bench_recording
 
     print(bench(load_parameters(), backbone).to_string())
     print(bench_attention().to_string())
+    print(bench_recording().to_string())
 
 
 def main():

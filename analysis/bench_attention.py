@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from contextlib import nullcontext
@@ -23,6 +24,17 @@ CPU_GRIDS = [(5, 8, 26), (5, 16, 26), (9, 18, 26), (21, 15, 26)]  # 1,040 to 8,1
 GPU_GRIDS = [(5, 16, 26), (21, 15, 26), (21, 30, 52)]  # up to Wan at 480p, 81 frames: 32,760 tokens
 
 EVERYWHERE = dict(window="all", blocks="all")
+
+
+def machine_name(device: str) -> str:
+    """The GPU's name, or the processor's and the number of its cores."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    name, described = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if described.exists():  # says more than `platform` does on Linux
+        lines = [line.split(":", 1) for line in described.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0][1].strip() if lines else name
+    return f"{name}, {os.cpu_count()} cores"
 
 
 class InSelfAttention(TorchFunctionMode):
@@ -71,14 +83,16 @@ def build(grid, device, dtype):
     return model, {k: v.to(device, dtype if k != "timestep" else torch.float32) for k, v in inputs.items()}
 
 
-def bench_attention(repeats: int = 7) -> pd.DataFrame:
-    """A row per length and setting: milliseconds of one forward, its ratio to the plain one (median over `repeats`
-    interleaved rounds), and on a GPU the peak memory ratio. Written to results/bench/attention-<device>.csv."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+def bench_attention(repeats: int = 7, grids: list[tuple[int, int, int]] | None = None) -> pd.DataFrame:
+    """A row per length and setting: milliseconds of one forward, its ratio to the plain one with its quartiles (over
+    `repeats` interleaved rounds), and on a GPU the peak memory ratio. Written to results/bench/attention-<device>.csv.
+
+    grids: token grids (frames, rows, columns) instead of those of the device.
+    """
+    device = this_device()
+    dtype, machine = torch.bfloat16 if device == "cuda" else torch.float32, machine_name(device)
     rows = []
-    for grid in GPU_GRIDS if device == "cuda" else CPU_GRIDS:
+    for grid in grids or (GPU_GRIDS if device == "cuda" else CPU_GRIDS):
         model, inputs = build(grid, device, dtype)
         length, size = grid[0] * grid[1] * grid[2], grid[1] * grid[2]
         settings = {
@@ -91,37 +105,65 @@ def bench_attention(repeats: int = 7) -> pd.DataFrame:
             "DyMoS": lambda m=model: steer(m, DyMoS(0.6, steps=1)),
             "record, 16 queries a frame": lambda m=model: record(m, queries=16),
             "record, all queries": lambda m=model: record(m),
+            # Made anew in every round: a mask that stays would count as memory of the other settings.
+            "DyMoS as an L x L mask": lambda n=length, s=size: dense_mask(n, s, 0.6, device, dtype),
         }
-        mask = dense_mask(length, size, 0.6, device, dtype)
-        settings["DyMoS as an L x L mask"] = lambda m=mask: m
         if device == "cuda":
             compiled = flex(length, size, 0.6, torch.compile(flex_attention, dynamic=False))
             settings["DyMoS by FlexAttention"] = lambda m=compiled: m
         times = {name: [] for name in settings}
         memory = {}
-        for _ in range(repeats + 1):
-            for name, context in settings.items():
+        for i in range(repeats + 1):
+            for name, context in there_and_back(settings, i):
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 with context(), torch.inference_mode():
-                    _synchronise(device)
-                    began = time.perf_counter()
-                    model(**inputs)
-                    _synchronise(device)
-                times[name].append(time.perf_counter() - began)
+                    times[name].append(seconds(lambda m=model, x=inputs: m(**x), device))
                 memory[name] = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-        table = pd.DataFrame(times).iloc[1:]
         for name in settings:
-            ratio = (table[name] / table["plain"]).median()
             row = {"device": machine, "threads": torch.get_num_threads(), "tokens": length, "setting": name}
-            row |= {"ms": round(1000 * table[name].median(), 2), "ratio": round(ratio, 3)}
+            row |= summarise_times(times, name, "plain")
             rows.append(row | {"memory_ratio": round(memory[name] / memory["plain"], 3) if device == "cuda" else ""})
-    result = pd.DataFrame(rows)
-    out = Path("results/bench") / f"attention-{device}.csv"
-    write_atomically(out, lambda p: result.to_csv(p, index=False, lineterminator="\n"))
-    return result
+    return write_table(rows, f"attention-{device}")
+
+
+def this_device() -> str:
+    """Where to measure: "cuda" if there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def there_and_back(ways: dict, turn: int) -> list[tuple]:
+    """The items in order at even turns and backwards at odd ones: a machine that slows down slows no way more."""
+    return list(ways.items())[:: -1 if turn % 2 else 1]
+
+
+def seconds(work, device: str) -> float:
+    """Time of `work()` until the device has done it."""
+    _synchronise(device)
+    began = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - began
 
 
 def _synchronise(device):
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def summarise_times(times: dict[str, list[float]], name: str, plain: str) -> dict:
+    """Median milliseconds of `name`, median and quartiles of its ratio to `plain` within each round. times: seconds per
+    round, of which the first only warms up."""
+    table = pd.DataFrame(times).iloc[1:]
+    low, middle, high = (table[name] / table[plain]).quantile([0.25, 0.5, 0.75])
+    ratios = {"ratio": round(middle, 4), "ratio_low": round(low, 4), "ratio_high": round(high, 4)}
+    return {"ms": round(1000 * table[name].median(), 3)} | ratios
+
+
+def write_table(rows: list[dict], name: str) -> pd.DataFrame:
+    """The rows as a table, written to results/bench/<name>.csv."""
+    result = pd.DataFrame(rows)
+    write_atomically(
+        Path("results/bench") / f"{name}.csv", lambda p: result.to_csv(p, index=False, lineterminator="\n")
+    )
+    return result

@@ -15,8 +15,8 @@ def attention_with_lse(query, key, value, mask=None, scale: float | None = None)
     """(output (B, H, Lq, E), lse (B, H, Lq) float32 or float64): attention and the log-sum-exp of its logits.
 
     mask: bool (True takes part) or additive, broadcastable to (B, H, Lq, Lk). A row without any allowed key gives output
-    0 and lse -inf. Uses the kernel that SDPA itself uses where it hands out its log-sum-exp (CPU, CUDA flash), else
-    chunks of queries.
+    0 and lse -inf. Uses SDPA's kernels where they hand out their log-sum-exp (CPU; CUDA without a mask: flash in half
+    precision, the memory-efficient one in float32), else chunks of queries.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if mask is not None and mask.dtype == torch.bool:
@@ -39,6 +39,11 @@ def attention_with_lse(query, key, value, mask=None, scale: float | None = None)
         q, k, v = (F.pad(x, (0, pad)) if pad else x for x in (query, key, value))
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
         return out[..., :size], lse
+    if query.is_cuda and mask is None and query.dtype == torch.float32:  # the recorder's case
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, scale=scale
+        )
+        return out, lse[..., : query.shape[2]]  # padded to a multiple of 32 queries
     return _chunked(query, key, value, mask, scale)
 
 

@@ -165,11 +165,16 @@ def statistics(
     if entropy:
         found["entropy", ""] = lse - scale * (query * out[..., :size]).sum(-1)
         inside = conditioning_keys(call)
-        if bool(inside.any()):
-            within = inside[:, None, None].expand(-1, 1, len(rows), -1)
+        if bool(inside.all()):
+            found["conditioning_entropy", ""] = found["entropy", ""]
+        elif bool(inside.any()):
+            # Only the keys that some sample has inside; samples may differ in length, so a mask over keys is left.
+            some = inside.any(0).nonzero().flatten()
+            within, block = inside[:, some][:, None, None], key[:, :, some]
             if mask is not None:
-                within = within & (mask if mask.dtype == torch.bool else mask > float("-inf"))
-            mean, lse_within = _attend(query, key, key, within, scale)
+                part = mask[..., some] if mask.shape[-1] > 1 else mask
+                within = within & (part if part.dtype == torch.bool else part > float("-inf"))
+            mean, lse_within = _attend(query, block, block, None if bool(within.all()) else within, scale)
             found["conditioning_entropy", ""] = lse_within - scale * (query * mean).sum(-1)
     if largest:
         found["largest", ""] = torch.cat(
@@ -187,10 +192,12 @@ def statistics(
 def _attend(query, key, value, mask, scale):
     """attention_with_lse for values of another width than the keys, with weights that sum to 1 in one more column: the
     rounding of a kernel's normalisation is common to all columns, and entropies would lose a digit or two to it."""
-    value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
-    pad = (0, value.shape[-1] - query.shape[-1])
-    out, lse = attention_with_lse(F.pad(query, pad), F.pad(key, pad), value, mask, scale)
-    return out[..., :-1] / out[..., -1:].clamp(min=torch.finfo(out.dtype).tiny), lse
+    size = value.shape[-1]
+    width = -(-(size + 1) // 8) * 8  # kernels are slower at other widths
+    value = F.pad(torch.cat([value, torch.ones_like(value[..., :1])], -1), (0, width - size - 1))
+    query, key = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key))
+    out, lse = attention_with_lse(query, key, value, mask, scale)
+    return out[..., :size] / out[..., size : size + 1].clamp(min=torch.finfo(out.dtype).tiny), lse
 
 
 def conditioning_keys(call: AttentionCall) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from families import FAMILIES, IMAGE_TO_VIDEO, expected_keys, forward, make, options
 from hypothesis import HealthCheck, assume, given, settings
@@ -188,3 +189,26 @@ def test_biased_attention_is_exact(shape, cut, masked, strength, seed, dtype):
     assert torch.equal(torch.isinf(lse), torch.isinf(exact))
     close(lse.nan_to_num(0, 0, 0), exact.nan_to_num(0, 0, 0), dtype)
     close(plain, z.softmax(-1).nan_to_num(0.0) @ v.double(), dtype)
+
+
+def test_the_cuda_kernels_that_are_called_have_the_expected_arguments():
+    """Their results can only be tested on a GPU; that they can be called so is checked everywhere."""
+    ops = torch.ops.aten
+    for kernel in (ops._scaled_dot_product_flash_attention, ops._scaled_dot_product_efficient_attention):
+        schema = kernel.default._schema
+        assert [a.name for a in schema.arguments][:3] == ["query", "key", "value"]
+        assert "scale" in [a.name for a in schema.arguments if a.kwarg_only] and len(schema.returns) >= 2
+        assert schema.returns[1].name in ("logsumexp", "log_sumexp")
+    names = [a.name for a in ops._scaled_dot_product_efficient_attention.default._schema.arguments]
+    assert names[3:5] == ["attn_bias", "compute_log_sumexp"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_with_lse_is_exact_on_a_gpu(dtype):
+    g = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 64, generator=g, device="cuda").to(dtype) for n in (70, 133, 133))
+    out, lse = attention_with_lse(q, k, v)
+    z = 64**-0.5 * q.double() @ k.double().transpose(-1, -2)
+    close(out, z.softmax(-1) @ v.double(), dtype)
+    close(lse, z.logsumexp(-1), torch.float32 if dtype == torch.float32 else dtype)
