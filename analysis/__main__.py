@@ -92,6 +92,16 @@ def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Worke
 
 
 @app.command()
+def foreground(backbone: str = "wan-i2v", samples: int = 50, workers: Workers = None):
+    """Which blocks look at the foreground: results/attention/foreground*.csv and methods/calibrated_blocks.json."""
+    from .foreground import foreground
+    from .generate import default_executor
+
+    with default_executor(workers) as executor:
+        foreground(load_parameters(), backbone, executor, samples=samples, out=Path("results/attention"))
+
+
+@app.command()
 def notebook(name: str):
     """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb."""
     from .notebook import execute

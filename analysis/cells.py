@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 import methods
+from methods import FocalGuidance
 from methods.settings import from_dict
+from methods.windows import CALIBRATED
 
 from .parameters import Backbone, Parameters
 from .store import code_hash, content_key, folder_hash
@@ -131,8 +133,12 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
 def program_hash(used: list, *, recorded: bool) -> str:
     """Hash of the code that steers with the methods `used` and records: a changed method makes its videos anew."""
     names = ["attention", "call", "layout", "steer", "windows"] + (["record"] if recorded else [])
+    names += ["keywords"] if any(isinstance(m, FocalGuidance) for m in used) else []
     files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
-    return code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
+    found = code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
+    if any(getattr(m, "blocks", None) == "calibrated" for m in used):
+        found = content_key({"code": found, "lists": CALIBRATED.read_text()})
+    return found
 
 
 def canonical(settings) -> str:

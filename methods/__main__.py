@@ -50,7 +50,7 @@ def read_methods(names: list[str], gamma: float | None) -> list:
             except json.JSONDecodeError as error:
                 raise ValueError(f"--method {name}: not JSON ({error})") from None
         else:
-            settings = {"method": name} | ({} if gamma is None or name == "lowpass" else {"gamma": gamma})
+            settings = {"method": name} | ({} if gamma is None or name in ("lowpass", "focal") else {"gamma": gamma})
         found.append(from_dict(settings))
     return found
 

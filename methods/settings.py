@@ -6,9 +6,10 @@ from dataclasses import asdict, fields
 
 from .align_vid import AlignVid
 from .dymos import DyMoS
+from .focal_guidance import FocalGuidance
 from .low_pass import LowPassGuidance
 
-METHODS = {"alignvid": AlignVid, "dymos": DyMoS, "lowpass": LowPassGuidance}
+METHODS = {"alignvid": AlignVid, "dymos": DyMoS, "focal": FocalGuidance, "lowpass": LowPassGuidance}
 
 
 def to_dict(method) -> dict:
@@ -28,7 +29,7 @@ def from_dict(settings: dict):
     if unknown := [k for k in settings if k not in known]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    if name != "lowpass" and "gamma" not in settings:
-        raise ValueError(f"{name} needs gamma")
-    gamma = [settings.pop("gamma")] if "gamma" in settings else []
-    return METHODS[name](*gamma, **settings)
+    first = next((f.name for f in fields(METHODS[name]) if not f.kw_only), None)
+    if first is not None and first not in settings:
+        raise ValueError(f"{name} needs {first}")
+    return METHODS[name](*[settings.pop(first)] if first else [], **settings)

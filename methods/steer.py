@@ -9,7 +9,9 @@ To write a method: a frozen dataclass with
     check(model)                          raise ValueError if it cannot work on this Model
     active(model, moment, block, site)    does it act there now? False must mean: changes nothing
     edit(call)                            change an AttentionCall
-A method may also change what the transformer is given and returns:
+A method may also change the tokens that enter a block (Wan), and what the transformer is given and returns:
+    edit_block(model, moment, block, grid, hidden, context) -> hidden
+        hidden (B, L, C), context: the embedded image and text tokens; grid: latent frames, rows and columns of tokens
     edit_inputs(model, inputs, moment) -> inputs
     edit_output(model, inputs, moment, output, run) -> output
         inputs are those the pipeline gave; run(inputs, branch) calls the transformer once more, returns its prediction
@@ -89,7 +91,7 @@ class Controller:
         self.context: str | None = None
         self.given: dict | None = None  # what the pipeline gave in this call, and
         self.inputs: dict | None = None  # what the transformer got
-        self.inside = False  # a method is running the transformer once more
+        self.inside = self.blocks_wrapped = False  # inside: a method is running the transformer once more
         self.last_time, self.step, self.calls_at_step, self.grid_of_times = None, -1, 0, None
 
     # Installing --------------------------------------------------------------------------------------------------
@@ -104,6 +106,34 @@ class Controller:
             self.entrance.register_forward_hook(self._after, with_kwargs=True),
         ):
             self.undo.callback(handle.remove)
+
+    def wrap_blocks(self) -> None:
+        """Wrap the blocks too, for methods with edit_block."""
+        if not self.blocks_wrapped:
+            self.blocks_wrapped = True
+            for index, module in enumerate(self.transformer.blocks):
+                wrapped = self._wrapped_block(module, self.model.blocks[index])
+                self.undo.callback(replace_attribute(module, "forward", wrapped))
+
+    def _wrapped_block(self, module, block):
+        original = module.forward
+
+        @torch.compiler.disable
+        def edited(hidden, context):
+            for _, method, *_ in self.entries:
+                if hasattr(method, "edit_block"):
+                    grid = self.layout_now().grid
+                    hidden = method.edit_block(self.model, self.moment_now(), block, grid, hidden, context)
+            return hidden
+
+        @functools.wraps(original)
+        def forward(hidden_states, encoder_hidden_states, *args, **kwargs):
+            if not forward.dead:
+                hidden_states = edited(hidden_states, encoder_hidden_states)
+            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
+
+        forward.dead = False
+        return forward
 
     def _wrapped(self, module, block, kind):
         original = module.forward
@@ -154,9 +184,7 @@ class Controller:
     def _before(self, _, args, kwargs):
         inputs = bind(self.transformer, args, kwargs)
         if not self.inside:
-            self.moment = self._moment(inputs)
-        if not self.inside:
-            self.given = inputs
+            self.moment, self.given = self._moment(inputs), inputs
             for _, method, *_ in self.entries:
                 if hasattr(method, "edit_inputs"):
                     inputs = method.edit_inputs(self.model, inputs, self.moment)
@@ -343,6 +371,8 @@ def attach(target, methods, *, steps: int | None = None, image_tokens: int | Non
             if pipe is not None:
                 controller.pipe = weakref.ref(pipe)
             controller.entries += [(owner, m, steps, image_tokens) for m in methods]
+            if any(hasattr(m, "edit_block") for m in methods):
+                controller.wrap_blocks()
             undo.callback(_detach, controller, owner)
         yield
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import lru_cache
+from pathlib import Path
 
 from .call import Moment
 from .layout import FRAMEPACK, WAN, Block
@@ -13,12 +15,16 @@ FRACTIONS = {"early": (0.0, 0.30), "middle": (0.35, 0.65), "late": (0.70, 1.0), 
 # Its released code instead compares the time that the model is given, in 0..1000: low < t <= high.
 TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.inf, 600.0), "all": (-math.inf, math.inf)}
 
-# AlignVid table 10 (values of the released code). Of FramePack only the single-stream blocks are listed.
+# AlignVid table 10 (values of the released code), of FramePack only the single-stream blocks; Focal Guidance's weak ones.
 PUBLISHED_BLOCKS = {
     "wan2.1-i2v-14b": [*range(0, 1), *range(2, 8), *range(10, 21), *range(25, 33), 37, 38],
+    "wan2.1-i2v-14b-weak": [*range(11, 27)],
     "framepack": [f"single.{i}" for i in [0, 2, *range(4, 8), *range(10, 22), 23, 25, 26, 27, 31, 33]],
     "framepack-f1": [f"single.{i}" for i in [*range(8), *range(12, 17), 18, 19, 20, 23, 25, 29, 32, *range(36, 40)]],
 }
+
+# Lists that were measured as AlignVid's section 5.2 says, by family and number of blocks.
+CALIBRATED = Path(__file__).with_name("calibrated_blocks.json")
 
 
 def check_window(window: str | tuple[float, float]) -> None:
@@ -47,8 +53,9 @@ def in_window(window: str | tuple[float, float], moment: Moment, *, by_time: boo
 def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[int]:
     """Positions of the blocks that `which` names.
 
-    which: "all", "first_half", a key of PUBLISHED_BLOCKS, "calibrated" (the published list of the backbone) or a list of
-    positions or names. Raises ValueError for a block that does not exist or a backbone without a published list.
+    which: "all", "first_half", a key of PUBLISHED_BLOCKS, "calibrated" (the backbone's published list, or else the one in
+    calibrated_blocks.json) or a list of positions or names. Raises ValueError for a block that does not exist or a
+    backbone without a list.
     """
     if which == "all":
         return frozenset(b.index for b in blocks)
@@ -62,7 +69,12 @@ def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[in
                 'FramePack and FramePack-F1 are one architecture: say blocks="framepack" or "framepack-f1"'
             )
         else:
-            raise ValueError(f"there is no calibrated list for a {family} with {len(blocks)} blocks; give a list")
+            which = _calibrated().get((family, len(blocks)))
+            if which is None:
+                raise ValueError(
+                    f"there is no calibrated list for a {family} with {len(blocks)} blocks; give a list, or measure one "
+                    f"with `python -m analysis foreground`, which writes {CALIBRATED.name}"
+                )
     if isinstance(which, str):
         if which not in PUBLISHED_BLOCKS:
             raise ValueError(
@@ -74,3 +86,10 @@ def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[in
     if missing:
         raise ValueError(f"no block {missing[0]!r}: the model has {blocks[0].name} to {blocks[-1].name}")
     return frozenset(positions[w] for w in which)
+
+
+@lru_cache
+def _calibrated() -> dict[tuple[str, int], list[int]]:
+    """Measured lists of positions by (family, number of blocks); none if the file is missing."""
+    entries = json.loads(CALIBRATED.read_text()) if CALIBRATED.is_file() else []
+    return {(e["family"], e["count"]): e["blocks"] for e in entries}

@@ -1,0 +1,250 @@
+"""Which blocks look at the foreground: AlignVid's calibration (section 5.2, F.2) of `AlignVid(blocks="calibrated")`.
+
+A mask of the foreground is laid over the attention that each video token receives. The paper gets it by PCA of the latent
+noise estimate and SAM2; here 2-means stands in for SAM2, and the pixels of the finished video tell how good that is.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from methods.layout import bind
+from methods.steer import describe
+
+from .cells import Cell, canonical, expand
+from .generate import load_pipeline, reference_files, sample_video
+from .parameters import Backbone, Parameters, Sweep
+from .progress import track
+from .statistics import RESAMPLES
+from .store import write_atomically
+
+MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
+DEFINITIONS = ("mass", "tokens", "per token")
+CHROMA = 30.0  # CIELAB; the world's backgrounds stay below 15
+PRESET = Path("methods/calibrated_blocks.json")
+
+
+def pixel_mask(video: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """Foreground by colour, bool (F' H' W',), of a uint8 video (T, H, W, 3) whose latents have the token grid (F', H', W').
+
+    Latent frame 0 is the first frame, each other one the next (T - 1) / (F' - 1). A token is foreground if at least half
+    of its pixels have a CIELAB chroma above 30. Raises ValueError if the grid does not fit the video.
+    """
+    (frames, height, width), (t, h, w) = grid, video.shape[:3]
+    if h % height or w % width or (t - 1) % max(1, frames - 1) or (frames == 1 < t):
+        raise ValueError(f"a token grid of {grid} does not divide a video of {video.shape[:3]}")
+    lab = np.stack([cv2.cvtColor(f.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for f in video])
+    share = (
+        (np.linalg.norm(lab[..., 1:], axis=-1) > CHROMA).reshape(t, height, h // height, width, w // width).mean((2, 4))
+    )
+    edges = [0, *np.linspace(1, t, frames).astype(int)]
+    return (np.stack([share[a:b].mean(0) for a, b in pairwise(edges)]) >= 0.5).ravel()
+
+
+def pca_mask(latent: np.ndarray, patch: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
+    """Foreground by PCA over channels, bool (F' H' W',), of a latent (C, F, H, W) (F.2 of the paper, but for SAM2).
+
+    The three leading components over all tokens are the pseudo-RGB. In each frame, as SAM2 sees an image, 2-means splits
+    the tokens, starting from a cut at the mean of the first component; the smaller cluster is the foreground.
+    """
+    c, f, h, w = latent.shape
+    a, b, d = patch
+    points = latent.reshape(c, f // a, a, h // b, b, w // d, d).mean((2, 4, 6)).reshape(c, -1).T.astype(float)
+    points -= points.mean(0)
+    axes = np.linalg.svd(points, full_matrices=False)[2][:3]
+    colours = (points @ axes.T).astype(np.float32).reshape(f // a, -1, len(axes))
+    stop, foreground = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-4), []
+    for x in colours:
+        start = (x[:, :1] > x[:, 0].mean()).astype(np.int32)
+        one = cv2.kmeans(x, 2, start, stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1][:, 0] == 1
+        foreground.append(one if one.mean() <= 0.5 else ~one)
+    return np.concatenate(foreground)
+
+
+def agreement(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Intersection over union and balanced accuracy (chance: 0.5) of bool masks (..., L); nan where undefined."""
+    with np.errstate(invalid="ignore"):
+        hit, miss = (mask & truth).sum(-1) / truth.sum(-1), (mask & ~truth).sum(-1) / (~truth).sum(-1)
+        union = (mask & truth).sum(-1) / (mask | truth).sum(-1)
+    return {"iou": union, "balanced accuracy": (hit + 1 - miss) / 2}
+
+
+def foreground_ratios(received: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Ratio per definition, each (..., blocks), of the attention received (..., blocks, L) under bool masks (..., L).
+
+    mass: share of the attention that foreground tokens receive (section 5.2); by chance, their share of the tokens.
+    tokens: share of foreground among high-attention tokens, those above mean + 1 standard deviation (F.2; the paper does
+    not give its threshold), nan if there are none; by chance, as above.
+    per token: a / (a + b) with a, b the mean attention received by a foreground and by a background token; by chance 0.5
+    whatever the foreground's size, nan for an empty or full mask.
+    The attention *received* is the column mean of the attention matrix: Eq. 47 as printed takes the row mean, which is
+    1 / L for every token of a row-normalised map.
+    """
+    inside = mask[..., None, :]
+    on, off = ((received * part).sum(-1) for part in (inside, ~inside))
+    high = received > received.mean(-1, keepdims=True) + received.std(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a, b = on / inside.sum(-1), off / (~inside).sum(-1)
+        return {"mass": on / (on + off), "tokens": (high & inside).sum(-1) / high.sum(-1), "per token": a / (a + b)}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`ratio` (blocks,): mean over prompts; `picked` (blocks,) bool: above the threshold; `resampled` (n, blocks) bool:
+    the picks of bootstrap resamples of the prompts."""
+
+    ratio: np.ndarray
+    picked: np.ndarray
+    resampled: np.ndarray
+
+    @property
+    def blocks(self) -> list[int]:
+        """Positions of the picked blocks."""
+        return np.flatnonzero(self.picked).tolist()
+
+    def stability(self) -> tuple[float, float, float]:
+        """(mean, low, high) Jaccard overlap of the resamples' lists with this one, 95 % of the resamples."""
+        overlap = jaccard(self.resampled, self.picked)
+        return float(overlap.mean()), *_middle(overlap)
+
+    def in_first_half(self) -> tuple[float, float, float]:
+        """(share of the picked blocks that lie in the first half, low, high); nan for an empty list."""
+        half = self.picked.size // 2
+        with np.errstate(invalid="ignore"):
+            share, value = (p[..., :half].sum(-1) / p.sum(-1) for p in (self.resampled, self.picked))
+        return float(value), *_middle(share[~np.isnan(share)])
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    return tuple(np.quantile(values, [0.025, 0.975]).tolist()) if len(values) else (np.nan, np.nan)
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Overlap of bool lists of blocks (..., blocks): common over all picked; 1 if both are empty."""
+    union = (a | b).sum(-1)
+    return np.where(union == 0, 1.0, (a & b).sum(-1) / np.maximum(union, 1))
+
+
+def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mask: str = "pixels") -> Calibration:
+    """The blocks whose ratio, averaged over steps and prompts, is above `threshold` (r > tau in section 5.2).
+
+    scores: columns sample, mask, definition, block, ratio. The bootstrap resamples prompts. Raises ValueError when a
+    prompt has no value for a block: nothing may be dropped.
+    """
+    chosen = scores[(scores["mask"] == mask) & (scores["definition"] == definition)]
+    values = chosen.pivot(index="sample", columns="block", values="ratio").to_numpy()
+    if values.size == 0 or np.isnan(values).any():
+        raise ValueError(f"mask {mask!r}, definition {definition!r}: {np.isnan(values).sum()} values are missing")
+    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
+    mean = values.mean(0)
+    return Calibration(mean, mean > threshold, counts @ values / len(values) > threshold)
+
+
+def write_preset(calibration: Calibration, family: str, source: str, path: Path) -> None:
+    """Put the list of a family with that many blocks into the JSON at `path`, beside those of other backbones."""
+    entry = {"family": family, "count": len(calibration.picked), "blocks": calibration.blocks, "source": source}
+    listed = json.loads(path.read_text()) if path.is_file() else []
+    known = {(e["family"], e["count"]): e for e in [*listed, entry]}  # the new one replaces an older one
+    text = json.dumps([known[key] for key in sorted(known)], indent=2, sort_keys=True) + "\n"
+    write_atomically(path, lambda p: p.write_text(text))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over L."""
+
+    masks: dict[str, np.ndarray]
+    received: np.ndarray
+    family: str
+
+
+def _keep(seen: list, transformer, args, kwargs, output) -> None:
+    noisy = bind(transformer, args, kwargs)["hidden_states"][0, : transformer.config.out_channels]
+    seen.append((noisy.float().cpu().numpy(), output[0][0].float().cpu().numpy()))
+
+
+def measure(cell: Cell, image_path: Path, backbone: Backbone) -> Measured:
+    """Make the video of a cell without guidance, and measure its masks and the attention its tokens receive.
+
+    The model predicts the velocity v = noise - clean, so at noise level s the estimates are x + (1 - s) v and x - s v.
+    """
+    seen, pipe = [], load_pipeline(backbone)
+    model, patch = describe(pipe.transformer), tuple(pipe.transformer.config.patch_size)
+    cell = replace(cell, record=canonical({"entropy": False, "groups": False, "received": True}))
+    handle = pipe.transformer.register_forward_hook(partial(_keep, seen), with_kwargs=True)
+    try:
+        video, recording = sample_video(cell, backbone, image_path)
+    finally:
+        handle.remove()
+    of = partial(recording.attention_received, branch="cond", site="self")
+    received = [[of(s, b.name).numpy() for b in model.blocks] for s in range(len(seen))]
+    grid = tuple(n // p for n, p in zip(seen[0][1].shape[1:], patch, strict=True))
+    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, grid)] * len(seen)}
+    for (x, v), level in zip(seen, pipe.scheduler.sigmas.tolist(), strict=False):  # one level more than steps
+        for name, latent in (("noise", x + (1 - level) * v), ("velocity", v), ("clean", x - level * v)):
+            masks[name].append(pca_mask(latent, patch))
+    return Measured({k: np.stack(m) for k, m in masks.items()}, np.array(received, float), model.family)
+
+
+def foreground(
+    parameters: Parameters, backbone: str, executor: Executor, *, samples: int, out: Path, preset: Path = PRESET
+) -> pd.DataFrame:
+    """Measure the benchmark's first `samples` and calibrate: writes foreground.csv, foreground-masks.csv and the preset.
+
+    foreground.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is defined), area
+    (the mask's share of the tokens). foreground-masks.csv: sample, step, mask, block, token, measure, value; per step the
+    agreement with the pixels' mask, and of the first two samples the masks at the first and last step and the attention
+    received, as a multiple of a uniform one, in the blocks with the highest, the middle and the lowest ratio.
+    """
+    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
+    alone = parameters.model_copy(update={"sweeps": {"foreground": sweep}})
+    images = reference_files(alone, "foreground", cells := expand(alone, "foreground"))
+    one = partial(measure, backbone=parameters.backbones[backbone])
+    work = executor.map(one, cells, [images[c.key] for c in cells])
+    found = dict(zip([c.sample for c in cells], track(work, len(cells), "foreground"), strict=True))
+    scores = pd.concat([_ratios(sample, m) for sample, m in found.items()], ignore_index=True)
+    chosen = calibrate(scores, "per token")  # by the true mask
+    blocks = np.argsort(-chosen.ratio, kind="stable")[[0, len(chosen.ratio) // 2, -1]].tolist()
+    masks = [_agreements(sample, m) for sample, m in found.items()]
+    masks += [_maps(sample, m, blocks) for sample, m in list(found.items())[:2]]
+    for name, table in (("foreground", scores), ("foreground-masks", pd.concat(masks, ignore_index=True))):
+        write_atomically(out / f"{name}.csv", partial(table.round(4).to_csv, index=False, lineterminator="\n"))
+    source = f"attention received per foreground token against background token, {backbone}, {samples} prompts"
+    write_preset(chosen, next(iter(found.values())).family, source, preset)
+    return scores
+
+
+def _ratios(sample: str, measured: Measured) -> pd.DataFrame:
+    rows = []
+    for name, mask in measured.masks.items():
+        for definition, ratio in foreground_ratios(measured.received, mask).items():
+            mean = pd.DataFrame(ratio).mean()  # leaves out steps without a value
+            rows += [(sample, name, definition, b, r, mask.mean()) for b, r in mean.items()]
+    return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio", "area"])
+
+
+def _rows(sample: str, values, measure: str, step="", mask="", block="", token="") -> pd.DataFrame:
+    columns = {"sample": sample, "step": step, "mask": mask, "block": block, "token": token, "measure": measure}
+    return pd.DataFrame(columns | {"value": np.asarray(values, float)})
+
+
+def _agreements(sample: str, measured: Measured) -> pd.DataFrame:
+    steps, masks = range(len(measured.received)), measured.masks
+    found = {name: agreement(masks[name], masks["pixels"]) for name in MASKS[1:]}
+    return pd.concat([_rows(sample, v, kind, steps, name) for name, a in found.items() for kind, v in a.items()])
+
+
+def _maps(sample: str, measured: Measured, blocks: list[int]) -> pd.DataFrame:
+    n, ends = measured.received.shape[2], (0, len(measured.received) - 1)
+    drawn = [_rows(sample, m[s], "mask", s, k, "", range(n)) for k, m in measured.masks.items() for s in ends]
+    received = [_rows(sample, n * measured.received[:, b].mean(0), "received", "", "", b, range(n)) for b in blocks]
+    return pd.concat(drawn + received)

@@ -1,0 +1,221 @@
+"""Focal Guidance: tie keywords to their place in the reference image, and lend weak layers the attention of others
+(arXiv 2601.07287, section 4). No code of it was released; the ledger says what the paper leaves open.
+
+In semantic-weak layers l_w, for keywords k with anchors (methods.keywords), V_k^text and V_k^vis being what the layer's
+value projections make of the keyword's text feature and of its anchor, and z the tokens that enter the layer:
+
+    text-value binding    V_k^text <- V_k^text + text V_k^vis                             Eq. 8
+    latent injection      z_ref(u, v) <- z_ref(u, v) + latent w_k(u, v) V_k^vis           Eq. 9, in the reference frame
+    attention cache       A_k = mean over the other layers of cos(V_k^text, z)            Eqs. 10, 11
+                          z <- z + cache 1{A_k > cache_threshold} A_k V_k^vis             Eqs. 12, 13, in every frame
+
+All act in the conditional branch only, whose text has the keywords.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+import weakref
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from .call import AttentionCall, Moment
+from .keywords import Anchors, find_anchors, load_clip
+from .layout import WAN, Block
+from .steer import replace_attribute
+from .windows import choose_blocks
+
+
+@dataclass
+class Run:
+    """What is known of the video that a pipeline is making."""
+
+    prompt: str | None = None
+    patches: torch.Tensor | None = None  # (1 + h w, D), the image encoder's second-to-last hidden states
+    found: dict = field(default_factory=dict)  # FocalGuidance -> Anchors
+    maps: dict = field(default_factory=dict)  # (FocalGuidance, step) -> {block position: (K, L) similarity}
+
+
+RUNS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # pipeline -> Run
+
+
+@dataclass(frozen=True)
+class FocalGuidance:
+    """Focal Guidance for Wan 2.1 image-to-video, whose own image encoder and projections it uses.
+
+    clip: folder or name of the whole CLIPModel that the pipeline's image encoder is the vision half of.
+    weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B.
+    sign: of the cosine between words and patches (Eq. 6); -1 as the paper prints it, 1 for the plain similarity.
+    select: a word is a keyword if its largest similarity exceeds this; in [-1, 1].
+    region: a patch belongs to a keyword's region if its similarity, scaled to 0..1 over the patches, is at least this.
+    text, latent, cache: strengths of the three parts, >= 0; 0 switches a part off.
+    cache_threshold: in [-1, 1]. cache_from: "previous", the other layers of the step before (the first step has none), or
+        "earlier", the other layers of this step that come before the weak one: layers after it cannot be known yet.
+    """
+
+    clip: str
+    _: dataclasses.KW_ONLY
+    weak: str | tuple[int | str, ...] = "wan2.1-i2v-14b-weak"
+    sign: int = -1
+    select: float = 0.0
+    region: float = 0.5
+    text: float = 0.5
+    latent: float = 0.1
+    cache: float = 0.1
+    cache_threshold: float = 0.0
+    cache_from: str = "previous"
+
+    def __post_init__(self):
+        for name in ("text", "latent", "cache"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+                raise ValueError(f"FocalGuidance {name} must be a finite number, 0 or more, not {value!r}")
+        for name, low, high in (("select", -1, 1), ("cache_threshold", -1, 1), ("region", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"FocalGuidance {name} must be in [{low}, {high}], not {getattr(self, name)!r}")
+        for name, values in (("sign", (-1, 1)), ("cache_from", ("previous", "earlier"))):
+            if getattr(self, name) not in values:
+                raise ValueError(f"FocalGuidance {name} must be one of {values}, not {getattr(self, name)!r}")
+        if isinstance(self.weak, list):
+            object.__setattr__(self, "weak", tuple(self.weak))
+
+    def check(self, model) -> None:
+        """Raise ValueError for a model without image cross-attention, a block that is not there, or an unusable CLIP."""
+        if model.family != WAN or "image" not in model.sites:
+            raise ValueError("FocalGuidance needs the image attention of Wan 2.1 image-to-video to project its anchors")
+        if not self._weak(model):
+            raise ValueError(f"FocalGuidance weak={self.weak!r} names no block")
+        load_clip(self.clip)
+
+    def watch(self, pipe):
+        """Note the prompt and the image of every video that the pipeline makes. Raises ValueError without a pipeline."""
+        if not (hasattr(pipe, "encode_prompt") and hasattr(pipe, "encode_image")):
+            raise ValueError("FocalGuidance reads the prompt and the image: steer a pipeline")
+        return watch_conditions(pipe)
+
+    def _weak(self, model) -> frozenset[int]:
+        return choose_blocks(model.blocks, self.weak, model.family)
+
+    def anchors(self, pipe) -> Anchors:
+        """Keywords and anchors of the video that is being made, or of the last one. Warns, once a video, if there are
+        none: then nothing is changed."""
+        run = RUNS[pipe]
+        if self not in run.found:
+            if run.prompt is None or run.patches is None:
+                raise ValueError("FocalGuidance: give prompt and image to the pipeline, not their embeddings")
+            clip, clip_tokenizer = load_clip(self.clip)
+            found = find_anchors(
+                clip, clip_tokenizer, pipe.tokenizer, run.prompt, run.patches, sign=self.sign, select=self.select,
+                region=self.region,
+            )  # fmt: skip
+            run.found[self] = found
+            if not found.words:
+                best = max(found.highest.items(), key=lambda item: item[1], default=("no word", float("nan")))
+                warnings.warn(
+                    f"FocalGuidance: no word of {run.prompt!r} has a similarity above {self.select} "
+                    f"(the best is {best[0]}, {best[1]:.3f}); this video is not changed",
+                    stacklevel=2,
+                )
+        return run.found[self]
+
+    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+        """In the text attention of weak blocks, for the binding."""
+        return self.text > 0 and site == "text" and moment.branch == "cond" and block.index in self._weak(model)
+
+    def edit(self, call: AttentionCall) -> None:
+        """Text-value binding (Eq. 8)."""
+        found = self.anchors(call.moment.pipe)
+        if not found.words:
+            return
+        transformer = call.moment.pipe.transformer
+        visual = self._visual_values(transformer, call.block, found, call.value)
+        heads = visual.unflatten(-1, (call.value.shape[1], -1))  # (K, H, D)
+        value = call.value.clone()
+        for k, at in enumerate(found.tokens):
+            value[:, :, list(at)] += self.text * heads[k][None, :, None]
+        call.value = value
+
+    def edit_block(self, model, moment: Moment, block: Block, grid, hidden, context):
+        """The tokens (B, L, C) that enter a block: read in responsive blocks, changed in weak ones (Eqs. 9 to 13)."""
+        if moment.branch != "cond" or not (self.latent or self.cache):
+            return hidden
+        found = self.anchors(moment.pipe)
+        if not found.words:
+            return hidden
+        transformer, maps = moment.pipe.transformer, RUNS[moment.pipe].maps
+        if block.index not in self._weak(model):
+            if self.cache:  # read for the weak blocks
+                values = self._text_values(transformer, block, found, context)
+                maps.setdefault((self, moment.step), {})[block.index] = keyword_maps(values, hidden)
+                for old in [key for key in maps if key[0] == self and not moment.step - 1 <= key[1] <= moment.step]:
+                    del maps[old]
+            return hidden
+        visual, change = self._visual_values(transformer, block, found, hidden), torch.zeros_like(hidden)
+        if self.latent:
+            frame = grid[1] * grid[2]
+            weights = F.interpolate(found.weights[None].float(), grid[1:], mode="area")[0].flatten(1).to(hidden)
+            weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
+            change[:, :frame] += self.latent * (weights.T @ visual)
+        cached = self._cached(moment, block) if self.cache else None
+        if cached is not None:
+            change += self.cache * (cached.transpose(1, 2).to(hidden) @ visual)
+        return hidden + change
+
+    def _cached(self, moment, block) -> torch.Tensor | None:
+        """Eqs. 11 and 12: (B, K, L) mean over the responsive blocks, cut at the threshold; None if none is known."""
+        step = moment.step - 1 if self.cache_from == "previous" else moment.step
+        maps = RUNS[moment.pipe].maps.get((self, step), {})
+        maps = [m for i, m in maps.items() if self.cache_from == "previous" or i < block.index]
+        if not maps:
+            return None
+        mean = torch.stack(maps).mean(0)
+        return torch.where(mean > self.cache_threshold, mean, 0.0)
+
+    @staticmethod
+    def _visual_values(transformer, block, found, like) -> torch.Tensor:
+        """V_k^vis, (K, C): the anchors through the image embedder and the block's image value projection (Eq. 7)."""
+        anchors = found.anchors.to(like)[None]
+        embedded = transformer.condition_embedder.image_embedder(anchors).to(like.dtype)
+        return transformer.blocks[block.index].attn2.add_v_proj(embedded)[0]
+
+    @staticmethod
+    def _text_values(transformer, block, found, context) -> torch.Tensor:
+        """V_k^text, (B, K, C): the block's value projection of each keyword's text features, mean over its tokens."""
+        text = context[:, context.shape[1] - 512 :]
+        features = torch.stack([text[:, list(at)].mean(1) for at in found.tokens], 1)
+        return transformer.blocks[block.index].attn2.to_v(features)
+
+
+def keyword_maps(values: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Eq. 10: cosine of keyword values (B, K, C) and tokens (B, L, C), float32 (B, K, L)."""
+    return F.normalize(values.float(), dim=-1) @ F.normalize(hidden.float(), dim=-1).transpose(1, 2)
+
+
+def watch_conditions(pipe):
+    """Wrap `encode_prompt` and `encode_image` of a pipeline so that RUNS[pipe] holds what it was last given; an undo."""
+    encode_prompt, encode_image = pipe.encode_prompt, pipe.encode_image
+
+    def noting_prompt(prompt, *args, **kwargs):
+        if isinstance(prompt, list):
+            if len(prompt) != 1:
+                raise ValueError(f"FocalGuidance makes one video at a time, not {len(prompt)}")
+            prompt = prompt[0]
+        from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean  # what the pipeline tokenizes
+
+        RUNS[pipe] = Run(prompt=None if prompt is None else prompt_clean(prompt))
+        return encode_prompt(prompt, *args, **kwargs)
+
+    def noting_image(*args, **kwargs):
+        out = encode_image(*args, **kwargs)
+        RUNS.setdefault(pipe, Run()).patches = out[0]
+        return out
+
+    noting_prompt.dead = noting_image.dead = False
+    undo = [
+        replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, "encode_image", noting_image)
+    ]  # fmt: skip
+    return lambda: [u() for u in undo]

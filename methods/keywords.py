@@ -1,0 +1,123 @@
+"""Keywords of a prompt and their visual anchors in a reference image: Focal Guidance, section 4.1, Eq. 6.
+
+A CLIP model compares the prompt's words with the patches of the image. Words that some patch answers to are keywords; a
+keyword's anchor is the weighted sum of the patches that answer. Words of CLIP's tokenizer are matched with those of the
+video model's text encoder by their place in the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """What a prompt's words find in a reference image.
+
+    words: the keywords, K of them. tokens: positions of each among the video model's text tokens. similarity: (K, h, w)
+    of each keyword with each patch, in [-1, 1]. weights: (K, h, w), 0 outside the keyword's region, sum 1 (K > 0).
+    anchors: (K, D) in the space of the image encoder's second-to-last layer. highest: largest similarity of every word.
+    """
+
+    words: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    similarity: torch.Tensor
+    weights: torch.Tensor
+    anchors: torch.Tensor
+    highest: dict[str, float]
+
+
+@lru_cache(maxsize=2)
+def load_clip(folder: str):
+    """(CLIPModel in eval mode on the CPU, its tokenizer). Raises ValueError for an encoder without a text half."""
+    from transformers import AutoConfig, AutoTokenizer, CLIPModel
+
+    if not (Path(folder) / "config.json").is_file() and folder.count("/") != 1:
+        raise ValueError(f"no CLIP model at {folder}: give a folder with a whole CLIPModel and its tokenizer")
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type != "clip":
+        raise ValueError(
+            f"{folder} is a {config.model_type}, which has no text half; Focal Guidance needs a whole CLIPModel"
+        )
+    return CLIPModel.from_pretrained(folder, use_safetensors=True).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def words_in(prompt: str) -> list[tuple[str, int, int]]:
+    """(word, start, end) of every word of a prompt, in characters."""
+    return [(m.group(), m.start(), m.end()) for m in WORD.finditer(prompt)]
+
+
+def tokens_of(tokenizer, prompt: str) -> list[list[int]]:
+    """Positions, among the tokens of `prompt`, of each of its words."""
+    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    spans = [(i, a, b) for i, (a, b) in enumerate(offsets) if b > a]
+    return [[i for i, a, b in spans if a < end and b > start] for _, start, end in words_in(prompt)]
+
+
+def similarity(text: torch.Tensor, patches: torch.Tensor, sign: int) -> torch.Tensor:
+    """Eq. 6: (words, patches) of text features (words, D) and patch features (patches, D): `sign` times the cosine."""
+    return sign * F.normalize(text, dim=-1) @ F.normalize(patches, dim=-1).T
+
+
+def region_weights(similar: torch.Tensor, region: float) -> torch.Tensor:
+    """(K, patches) weights of Eq. 9: similarity scaled to 0..1 over the patches, cut below `region`, sum 1 per keyword."""
+    low, high = similar.amin(-1, keepdim=True), similar.amax(-1, keepdim=True)
+    scaled = (similar - low) / (high - low).clamp(min=1e-12)
+    kept = torch.where(scaled >= region, scaled, 0.0)
+    return kept / kept.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
+@torch.no_grad()
+def find_anchors(
+    clip, clip_tokenizer, tokenizer, prompt: str, patches: torch.Tensor, *, sign: int, select: float, region: float
+) -> Anchors:
+    """The keywords of a prompt and their anchors.
+
+    patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
+    and patches are brought into CLIP's common space by the model's own final norms and projections, which is where the
+    two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
+    select: a word is a keyword if its largest similarity exceeds it. Raises ValueError if the encoders do not fit.
+    """
+    if patches.shape[-1] != clip.config.vision_config.hidden_size:
+        raise ValueError(
+            f"the image encoder has {patches.shape[-1]} features, the CLIP model "
+            f"{clip.config.vision_config.hidden_size}: they must be the same encoder"
+        )
+    device = clip.device
+    v = patches[1:].to(device, clip.dtype)
+    common = clip.visual_projection(clip.vision_model.post_layernorm(v))
+    ids = clip_tokenizer(prompt, return_tensors="pt", truncation=True).to(device)
+    hidden = clip.text_model(**ids).last_hidden_state[0]
+    length = len(hidden)
+    places: dict[str, tuple[list[int], list[int]]] = {}  # a word that occurs twice is one word
+    for (word, _, _), a, b in zip(
+        words_in(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt), strict=True
+    ):
+        a = [i for i in a if i < length]
+        if a and b:
+            at = places.setdefault(word.lower(), ([], []))
+            at[0].extend(a)
+            at[1].extend(b)
+    words = list(places)
+    features = clip.text_projection(torch.stack([hidden[places[w][0]].mean(0) for w in words])) if words else None
+    s = similarity(features, common, sign) if words else torch.zeros(0, len(v), device=device)
+    best = s.amax(-1).tolist()
+    chosen = [row for row, value in enumerate(best) if value > select]
+    side = round(len(v) ** 0.5)
+    weights = region_weights(s[chosen], region)
+    return Anchors(
+        words=tuple(words[row] for row in chosen),
+        tokens=tuple(tuple(places[words[row]][1]) for row in chosen),
+        similarity=s[chosen].reshape(-1, side, side),
+        weights=weights.reshape(-1, side, side),
+        anchors=weights @ v,
+        highest=dict(zip(words, best, strict=True)),
+    )

@@ -1,0 +1,280 @@
+"""Focal Guidance: every equation against a few lines of float64, and the whole method in the embedded pipeline."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import WanImageToVideoPipeline
+from families import make
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_pipelines import build
+
+from methods import AlignVid, DyMoS, FocalGuidance, record, steer
+from methods.focal_guidance import RUNS, keyword_maps
+from methods.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
+from methods.settings import from_dict, to_dict
+
+CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
+PROMPT = "a yellow square and a purple circle. then the yellow square changes to cyan."
+WEAK = (2, 3)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = WanImageToVideoPipeline.from_pretrained(CHECKPOINT)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture():
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    pixels[36:56, 6:26] = (240, 220, 40)
+    pixels[8:28, 38:58] = (180, 50, 190)
+    return Image.fromarray(pixels)
+
+
+def video(pipe, guidance=1.0, steps=3, prompt=PROMPT):
+    with torch.no_grad():
+        return pipe(
+            image=picture(), prompt=prompt, negative_prompt="", height=64, width=64, num_frames=9,
+            num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator().manual_seed(3),
+            output_type="latent",
+        ).frames  # fmt: skip
+
+
+def settings(**changed):
+    return {"weak": WEAK, "sign": 1, "select": -1.0} | changed
+
+
+# --- Keywords and anchors --------------------------------------------------------------------------------------------
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 8), st.sampled_from([-1, 1]), st.integers(0, 2**31))
+def test_similarity_is_the_signed_cosine(words, patches, size, sign, seed):
+    """Eq. 6."""
+    g = torch.Generator().manual_seed(seed)
+    t, v = torch.randn(words, size, generator=g), torch.randn(patches, size, generator=g)
+    a, b = t.double().numpy(), v.double().numpy()
+    exact = sign * (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
+    assert np.abs(similarity(t, v, sign).numpy() - exact).max() < 1e-5
+
+
+@given(st.integers(1, 4), st.integers(2, 12), st.floats(0, 1), st.integers(0, 2**31))
+def test_region_weights_are_scaled_cut_and_normalised(words, patches, region, seed):
+    s = torch.randn(words, patches, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for row, found in zip(s.numpy(), region_weights(s, region).numpy(), strict=True):
+        scaled = (row - row.min()) / (row.max() - row.min())
+        kept = np.where(scaled >= region, scaled, 0)
+        assert np.allclose(found, kept / kept.sum(), atol=1e-9) and found.argmax() == row.argmax()
+
+
+def test_words_are_found_in_both_tokenizers(pipe):
+    _, clip_tokenizer = load_clip(CLIP)
+    words = [w for w, _, _ in words_in(PROMPT)]
+    assert words == PROMPT.replace(".", "").split()
+    assert [w for w, _, _ in words_in("it's a well-lit room, no. 7")] == ["it's", "a", "well-lit", "room", "no", "7"]
+    for tokenizer, clean in (
+        (pipe.tokenizer, lambda t: t.strip("▁")),
+        (clip_tokenizer, lambda t: t.replace("</w>", "")),
+    ):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(PROMPT)["input_ids"])
+        for word, at in zip(words, tokens_of(tokenizer, PROMPT), strict=True):
+            assert "".join(clean(tokens[i]) for i in at) == word
+
+
+@torch.no_grad()
+def test_anchors_are_weighted_sums_of_patches(pipe):
+    clip, clip_tokenizer = load_clip(CLIP)
+    patches = pipe.encode_image(picture(), "cpu")[0]
+    found = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=1, select=0.0, region=0.5)
+    assert set(found.words) <= {w for w, _, _ in words_in(PROMPT)} and found.words
+    assert found.similarity.shape[1:] == (8, 8) and found.anchors.shape == (len(found.words), 64)
+    for k, word in enumerate(found.words):
+        exact = (found.weights[k].flatten()[:, None].double() * patches[1:].double()).sum(0)
+        assert torch.allclose(found.anchors[k].double(), exact, atol=1e-5)
+        assert found.highest[word] > 0.0 and found.similarity[k].max().item() <= found.highest[word] + 1e-6
+    flipped = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=-1, select=-1.0, region=0.5)
+    both = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=1, select=-1.0, region=0.5)
+    assert torch.allclose(flipped.similarity, -both.similarity)
+
+
+# --- The parts, in a running pipeline --------------------------------------------------------------------------------
+def block_io(pipe, index):
+    """What enters each block's forward and the text values of its attention in one call, by hooks of the test's own."""
+    seen = {"hidden": [], "context": []}
+    handle = pipe.transformer.blocks[index].norm1.register_forward_pre_hook(
+        lambda m, a: seen["hidden"].append(a[0].clone())
+    )
+    other = pipe.transformer.blocks[index].attn2.register_forward_pre_hook(
+        lambda m, a: seen["context"].append(a[1].clone())
+    )
+    return seen, lambda: (handle.remove(), other.remove())
+
+
+@torch.no_grad()
+def explicit_values(pipe, found, index):
+    """V_k^vis (K, C) in float64: image embedder and value projection written out."""
+    embedder, attention = pipe.transformer.condition_embedder.image_embedder, pipe.transformer.blocks[index].attn2
+    x = embedder(found.anchors[None]).double()[0]
+    return x @ attention.add_v_proj.weight.double().T + attention.add_v_proj.bias.double()
+
+
+@torch.no_grad()
+def test_text_values_take_up_the_anchors(pipe, calls):
+    """Eq. 8: the output of the text branch is attention over the changed values."""
+    method = FocalGuidance(CLIP, **settings(text=0.7, latent=0, cache=0))
+    with steer(pipe, method):
+        video(pipe, steps=1)
+    found = method.anchors(pipe)
+    assert {c.block.index for c, _ in calls} == set(WEAK) and {c.site for c, _ in calls} == {"text"}
+    for call, out in calls:
+        attention = pipe.transformer.blocks[call.block.index].attn2
+        text = pipe.transformer.condition_embedder.text_embedder(pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False,
+                                                                                   max_sequence_length=512)[0])  # fmt: skip
+        value = attention.to_v(text).double()
+        for k, at in enumerate(found.tokens):
+            value[:, list(at)] += 0.7 * explicit_values(pipe, found, call.block.index)[k]
+        value = value.unflatten(-1, (call.value.shape[1], -1)).transpose(1, 2)
+        p = (call.scale * call.query.double() @ call.key.double().transpose(-1, -2)).softmax(-1)
+        assert torch.allclose(out.double(), p @ value, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("source", ["previous", "earlier"])
+def test_latents_and_cache_change_what_enters_weak_blocks(pipe, source):
+    """Eqs. 9 to 13, with the inputs of all blocks noted by hooks of the test's own."""
+    method = FocalGuidance(
+        CLIP, **settings(text=0, latent=0.3, cache=0.2, cache_threshold=0.05, cache_from=source)
+    )  # fmt: skip
+    count = len(pipe.transformer.blocks)
+    notes = [block_io(pipe, i) for i in range(count)]
+    outputs = [[] for _ in range(count)]
+    handles = [
+        b.register_forward_hook(lambda m, a, o, i=i: outputs[i].append(o.clone()))
+        for i, b in enumerate(pipe.transformer.blocks)
+    ]
+    with steer(pipe, method):
+        video(pipe, steps=2)
+    for handle in handles:
+        handle.remove()
+    for _, undo in notes:
+        undo()
+    found = method.anchors(pipe)
+    frame = 64
+    for step in range(2):
+        for index in WEAK:
+            entered = outputs[index - 1][step].double()  # the block before gives what would enter
+            visual = explicit_values(pipe, found, index)
+            expected = entered.clone()
+            weights = found.weights.flatten(1).double()
+            expected[:, :frame] += 0.3 * weights.T @ visual
+            if source == "previous":
+                sources = [(step - 1, i) for i in range(count) if i not in WEAK] if step else []
+            else:
+                sources = [(step, i) for i in range(index) if i not in WEAK]
+            maps = []
+            for s, i in sources:
+                context = notes[i][0]["context"][s][:, -512:].double()
+                attention = pipe.transformer.blocks[i].attn2
+                features = torch.stack([context[:, list(at)].mean(1) for at in found.tokens], 1)
+                value = features @ attention.to_v.weight.double().T + attention.to_v.bias.double()
+                z = notes[i][0]["hidden"][s].double()
+                maps.append(F.cosine_similarity(value[:, :, None], z[:, None], dim=-1))
+            if maps:
+                cached = torch.stack(maps).mean(0)
+                cached = torch.where(cached > 0.05, cached, 0.0)
+                expected += 0.2 * torch.einsum("bkl,kc->blc", cached, visual)
+            got = notes[index][0]["hidden"][step].double()
+            assert (got - expected).abs().max() < 1e-4 * max(1, expected.abs().max())
+    assert len({key[1] for key in RUNS[pipe].maps}) <= 2  # no more than two steps are kept
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7), st.integers(1, 6), st.integers(0, 2**31))
+def test_keyword_maps_are_cosines(batch, words, tokens, size, seed):
+    """Eq. 10."""
+    g = torch.Generator().manual_seed(seed)
+    v, z = torch.randn(batch, words, size, generator=g), torch.randn(batch, tokens, size, generator=g)
+    exact = F.cosine_similarity(v.double()[:, :, None], z.double()[:, None], dim=-1)
+    assert torch.allclose(keyword_maps(v, z).double(), exact, atol=1e-6)
+
+
+def test_strength_zero_changes_no_bit_and_nothing_stays_behind(pipe):
+    names = {n: set(m.__dict__) for n, m in pipe.transformer.named_modules()}
+    plain, guided = video(pipe), video(pipe, guidance=3.0)
+    with steer(pipe, FocalGuidance(CLIP, **settings(text=0, latent=0, cache=0))):
+        assert torch.equal(video(pipe), plain) and torch.equal(video(pipe, guidance=3.0), guided)
+    for part in ({"text": 0.5}, {"latent": 0.2}, {"cache": 0.2}):
+        with steer(pipe, FocalGuidance(CLIP, **settings(**({"text": 0, "latent": 0, "cache": 0} | part)))):
+            changed = video(pipe, guidance=3.0)
+            assert changed.isfinite().all() and not torch.equal(changed, guided)
+            assert torch.equal(video(pipe, guidance=3.0), changed)
+    assert torch.equal(video(pipe), plain)
+    assert {n: set(m.__dict__) for n, m in pipe.transformer.named_modules()} == names
+    assert not {"encode_prompt", "encode_image"} & set(vars(pipe))
+
+
+def test_it_composes_and_is_recorded(pipe):
+    methods = [FocalGuidance(CLIP, **settings()), AlignVid(1.35, window="all"), DyMoS(0.6, steps=0.5)]
+    with steer(pipe, *methods), record(pipe, queries=2) as recording:
+        together = video(pipe)
+    with steer(pipe, *methods[1:]):
+        assert not torch.equal(video(pipe), together)
+    assert len(recording.to_frame())
+
+
+def test_a_real_sized_layout_of_wan_runs():
+    """257 image tokens, two attention heads, anchors of a CLIP model that does not belong: refused by its size."""
+    pipe, inputs = build("wan2.1-i2v")
+    method = FocalGuidance(CLIP, **settings(weak=(1, 2)))
+    with pytest.raises(ValueError, match="same encoder"), steer(pipe, method):
+        pipe(**inputs, num_inference_steps=1, output_type="latent")
+
+
+# --- Refusals --------------------------------------------------------------------------------------------------------
+def test_a_prompt_without_keywords_warns_and_changes_nothing(pipe):
+    plain = video(pipe)
+    with steer(pipe, FocalGuidance(CLIP, **settings(select=0.999))), pytest.warns(UserWarning, match=r"above 0\.999"):
+        assert torch.equal(video(pipe), plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with steer(pipe, FocalGuidance(CLIP, **settings())):
+            video(pipe)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"text": -1}, "text must be a finite number"), ({"latent": float("nan")}, "latent"), ({"sign": 0}, r"\(-1, 1\)"),
+        ({"select": 2}, r"\[-1, 1\]"), ({"region": -0.1}, r"\[0, 1\]"), ({"cache_from": "next"}, "previous"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_named(changed, words):
+    with pytest.raises(ValueError, match=words):
+        FocalGuidance(CLIP, **settings(**changed))
+
+
+def test_what_it_cannot_work_with_is_refused(pipe):
+    model, _ = make("wan2.1-i2v")
+    cases = [
+        (pipe, FocalGuidance(CLIP, weak=(40,)), "no block 40"),
+        (pipe, FocalGuidance("nowhere", weak=(1,)), "no CLIP model at nowhere"),
+        (pipe, FocalGuidance(f"{CHECKPOINT}/image_encoder", weak=(1,)), "no text half"),
+        (model, FocalGuidance(CLIP, weak=(1,)), "steer a pipeline"),
+        (make("cogvideox-i2v")[0], FocalGuidance(CLIP, weak=(1,)), "image attention of Wan 2.1"),
+    ]
+    for target, method, words in cases:
+        with pytest.raises(ValueError, match=words), steer(target, method):
+            pass
+    with steer(pipe, FocalGuidance(CLIP, **settings())), pytest.raises(ValueError, match="one video at a time"):
+        video(pipe, prompt=[PROMPT, PROMPT])
+
+
+def test_settings_survive_a_dictionary():
+    method = FocalGuidance(CLIP, **settings(text=0.4))
+    assert from_dict(to_dict(method)) == method
+    with pytest.raises(ValueError, match="focal needs clip"):
+        from_dict({"method": "focal"})

@@ -1,0 +1,164 @@
+"""Foreground masks, ratios and the calibrated list, on cases whose answer is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from diffusers import WanTransformer3DModel
+
+from analysis.foreground import (
+    agreement,
+    calibrate,
+    foreground_ratios,
+    jaccard,
+    pca_mask,
+    pixel_mask,
+    write_preset,
+)
+from methods import AlignVid, steer, windows
+from methods.layout import blocks_of
+from methods.windows import choose_blocks
+from testbed.benchmark import draw_benchmark
+from testbed.world import render
+
+GRID = (5, 8, 8)
+
+
+# Masks ---------------------------------------------------------------------------------------------------------------
+def test_a_token_is_foreground_if_half_of_its_pixels_are_coloured():
+    video = np.full((17, 64, 64, 3), 128, np.uint8)
+    video[0, 0:8, 0:8] = (214, 39, 40)  # one whole token of the first latent frame
+    video[5:9, 8:16, 16:20] = (45, 75, 215)  # half a token of the third one, over all of its four frames
+    video[9:13, 8:16, 16:19] = (45, 75, 215)  # less than half
+    video[13:14, 8:16, 16:24] = (45, 75, 215)  # one frame of four
+    mask = pixel_mask(video, GRID).reshape(GRID)
+    assert np.argwhere(mask).tolist() == [[0, 0, 0], [2, 1, 2]]
+
+
+def test_the_worlds_objects_are_foreground_and_its_backgrounds_are_not():
+    for _, scene, event in draw_benchmark(3)[:8]:
+        mask = pixel_mask(render(scene, event, executed=False), GRID).reshape(GRID)
+        for thing in scene.objects:
+            assert mask[:, int(thing.y) // 8, int(thing.x) // 8].all()
+        assert mask.mean() < 0.16 * len(scene.objects)
+
+
+@pytest.mark.parametrize("grid", [(5, 7, 8), (4, 8, 8), (1, 8, 8)])
+def test_a_grid_that_does_not_fit_the_video_is_refused(grid):
+    with pytest.raises(ValueError, match="token grid"):
+        pixel_mask(np.zeros((17, 64, 64, 3), np.uint8), grid)
+
+
+@pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2)])
+def test_pca_finds_a_planted_object(patch):
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(16, *[g * p for g, p in zip(GRID, patch, strict=True)]))
+    planted = np.zeros(GRID, bool)
+    for f in range(5):  # it moves
+        planted[f, 2:5, f : f + 3] = True
+    where = np.kron(planted, np.ones(patch)).astype(bool)
+    latent[:, where] += 6 * rng.choice([-1, 1], size=16)[:, None]
+    assert (pca_mask(latent, patch) == planted.ravel()).all()
+    assert (pca_mask(-latent, patch) == planted.ravel()).all()
+
+
+def test_agreement_of_masks():
+    truth = np.array([True, True, False, False, False, False])
+    found = np.stack([truth, ~truth, [True, False, True, False, False, False]])
+    result = agreement(found, truth)
+    assert result["iou"] == pytest.approx([1, 0, 1 / 3])
+    assert result["balanced accuracy"] == pytest.approx([1, 0, (1 / 2 + 3 / 4) / 2])
+
+
+# Ratios --------------------------------------------------------------------------------------------------------------
+def test_uniform_attention_has_no_preference():
+    mask = np.arange(320) < 40
+    ratios = foreground_ratios(np.full((10, 320), 1 / 320), mask)
+    assert ratios["mass"] == pytest.approx(np.full(10, 40 / 320))
+    assert ratios["per token"] == pytest.approx(np.full(10, 0.5))
+    assert np.isnan(ratios["tokens"]).all()  # no token stands out
+
+
+def test_attention_on_the_foreground_alone_and_none_of_it():
+    mask = np.arange(100) < 10
+    received = np.stack([mask / 10, ~mask / 90])
+    ratios = foreground_ratios(received, mask)
+    assert ratios["mass"] == pytest.approx([1, 0])
+    assert ratios["per token"] == pytest.approx([1, 0])
+    assert ratios["tokens"][0] == 1
+
+
+def test_ratios_by_hand_and_over_leading_axes():
+    received = np.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.1])
+    mask = np.array([True, False, False, True, False, False])
+    other = np.array([False, True, False, False, False, False])
+    ratios = foreground_ratios(np.broadcast_to(received, (2, 3, 6)), np.stack([mask, other]))
+    assert all(r.shape == (2, 3) for r in ratios.values())
+    assert ratios["mass"][:, 0] == pytest.approx([0.5, 0.2])
+    assert ratios["tokens"][:, 0] == pytest.approx([1, 0])  # mean 0.167, deviation 0.111: the first token alone
+    assert ratios["per token"][:, 0] == pytest.approx([0.25 / (0.25 + 0.125), 0.2 / (0.2 + 0.16)])
+
+
+def test_an_empty_mask_has_no_ratio_per_token():
+    ratios = foreground_ratios(np.full((1, 4), 0.25), np.zeros(4, bool))
+    assert np.isnan(ratios["per token"]).all() and ratios["mass"] == 0
+
+
+# The list ------------------------------------------------------------------------------------------------------------
+def scores(values):
+    """Scores with `values` (prompts, blocks) as the ratio."""
+    rows = [(f"s{i}", "pixels", "per token", b, v) for i, row in enumerate(values) for b, v in enumerate(row)]
+    return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio"])
+
+
+def test_clear_blocks_are_picked_in_every_resample():
+    result = calibrate(scores([[0.6, 0.4, 0.7, 0.3], [0.8, 0.2, 0.6, 0.45]]), "per token")
+    assert result.blocks == [0, 2]
+    assert result.ratio == pytest.approx([0.7, 0.3, 0.65, 0.375])
+    assert result.stability() == (1, 1, 1)
+    assert result.in_first_half() == (0.5, 0.5, 0.5)
+
+
+def test_a_block_on_the_line_is_picked_in_some_resamples():
+    result = calibrate(scores([[0.9, 0.7], [0.9, 0.29]] * 20), "per token", threshold=0.5)
+    share = result.resampled.mean(0)
+    assert share[0] == 1 and 0.3 < share[1] < 0.7
+    assert result.stability()[1:] == (0.5, 1.0) and 0.6 < result.stability()[0] < 0.9
+
+
+def test_an_empty_list_and_missing_values():
+    assert np.isnan(calibrate(scores([[0.1, 0.2]] * 3), "per token").in_first_half()).all()
+    with pytest.raises(ValueError, match="2 values are missing"):
+        calibrate(scores([[0.1, np.nan], [np.nan, 0.3]]), "per token")
+    with pytest.raises(ValueError, match="'mass'"):
+        calibrate(scores([[0.1, 0.2]]), "mass")
+
+
+def test_overlap_of_lists():
+    a = np.array([[True, True, False], [False, False, False]])
+    assert jaccard(a, np.array([True, False, True])).tolist() == [1 / 3, 0]
+    assert jaccard(a[1], a[1]) == 1
+
+
+def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
+    path = tmp_path / "preset.json"
+    result = calibrate(scores([[0.6, 0.4, 0.7]] * 3), "per token")
+    for family in ("B", "A", "B"):
+        write_preset(result, family, "made up", path)
+    entries = json.loads(path.read_text())
+    assert [e["family"] for e in entries] == ["A", "B"]
+    assert entries[0] == {"family": "A", "count": 3, "blocks": [0, 2], "source": "made up"}
+    assert path.read_text().endswith("]\n")
+
+
+def test_the_shipped_preset_steers_the_testbed():
+    transformer = WanTransformer3DModel.from_pretrained("testbed/checkpoints/wan-i2v", subfolder="transformer")
+    entry = next(e for e in json.loads(windows.CALIBRATED.read_text()) if e["count"] == len(transformer.blocks))
+    blocks = tuple(dict.fromkeys(b for b, _, _ in blocks_of(transformer)))
+    assert choose_blocks(blocks, "calibrated", entry["family"]) == frozenset(entry["blocks"])
+    assert 0 < len(entry["blocks"]) < entry["count"]
+    with steer(transformer, AlignVid(1.35, blocks="calibrated")):
+        pass
+    with pytest.raises(ValueError, match="analysis foreground"):
+        choose_blocks(blocks[:7], "calibrated", entry["family"])
