@@ -65,7 +65,7 @@ def score(sweep: str, workers: Workers = None):
 def attention(sweep: str):
     """Summarise the recordings of a sweep into results/attention/SWEEP-*.csv."""
     from .attention import summarise_recordings
-    from .generate import run_folder
+    from .samples import run_folder
 
     summarise_recordings(load_parameters(), sweep, run_folder(sweep), Path("results/attention"))
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from .cells import expand, load_samples
+from .cells import expand
 from .generate import load_pipeline, sample_video
 from .parameters import Parameters
+from .samples import load_samples
 
 
 class _Stopwatch:

@@ -17,9 +17,8 @@ from methods.settings import from_dict
 from methods.windows import CALIBRATED
 
 from .parameters import Backbone, Parameters
+from .samples import load_samples
 from .store import code_hash, content_key, folder_hash
-
-QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
 
 
 @dataclass(frozen=True)
@@ -50,26 +49,6 @@ class Cell:
         optional = ("steering", "record", "code")
         given = {k: v for k, v in named.items() if k not in ("backbone", "prompts", "method", *optional)}
         return content_key(given | {k: named[k] for k in optional if named[k]})
-
-
-def load_samples(folder: Path) -> list[dict]:
-    """The benchmark's records. Raises ValueError that names the sample when one lacks questions or an answer."""
-    file = folder / "meta.json"
-    if not file.is_file():
-        raise ValueError(f"no benchmark at {file}: run `python -m testbed benchmark` or `dvc repro benchmark`")
-    samples = json.loads(file.read_text())
-    for sample in samples:
-        name = sample.get("id", "without an id")
-        if not sample.get("questions"):
-            raise ValueError(f"{file}: sample {name} has no questions, so nothing could be scored")
-        for question in sample["questions"]:
-            if missing := QUESTION_FIELDS - question.keys():
-                raise ValueError(f"{file}: a question of sample {name} lacks {sorted(missing)}")
-            if question["expected_answer"] not in ("yes", "no"):
-                raise ValueError(
-                    f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed"
-                )
-    return samples
 
 
 def weights_hash(name: str, backbone: Backbone) -> str:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from testbed.train import assemble_one
 
-from .cells import expand, load_samples
+from .cells import expand
 from .generate import run_cell
 from .parameters import Parameters
 from .progress import track
+from .samples import load_samples
 from .score import score_video
 from .store import write_atomically
 

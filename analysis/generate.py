@@ -22,10 +22,11 @@ from methods import blur_image, record, steer
 from methods.record import Recording
 from methods.settings import from_dict
 
-from .cells import Cell, expand, load_samples
+from .cells import Cell, expand
 from .parameters import Backbone, Parameters
 from .progress import track
-from .store import read_video, write_atomically, write_video
+from .samples import load_reference, load_samples, run_folder
+from .store import write_atomically, write_video
 
 # glibc reads these when a process starts; without them it hands large tensors back to the system after every operation.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
@@ -50,11 +51,6 @@ def load_pipeline(backbone: Backbone):
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_reference(path: Path) -> Image.Image:
-    """An image, or the first frame of a video."""
-    return Image.fromarray(read_video(path)[0]) if path.suffix == ".mkv" else Image.open(path).convert("RGB")
 
 
 def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image:
@@ -171,11 +167,6 @@ def reference_files(parameters: Parameters, sweep: str, cells: Iterable[Cell]) -
     folder = parameters.benchmark.folder
     files = {s["id"]: folder / s["image-path"] for s in load_samples(folder)}
     return {c.key: files[c.sample] for c in cells}
-
-
-def run_folder(sweep: str) -> Path:
-    """Where a sweep's videos lie."""
-    return Path("runs") / sweep
 
 
 def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict, images: dict[str, Path]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -13,12 +15,11 @@ from PIL import Image
 
 from testbed.oracle import Oracle, displacement
 
-from .cells import load_samples
 from .fidelity import fidelity
 from .flow import pair_scores
-from .generate import default_executor, load_reference, run_folder
 from .parameters import Parameters
 from .progress import track
+from .samples import load_reference, load_samples, run_folder
 from .store import read_video, write_atomically
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
@@ -79,7 +80,7 @@ def score(parameters: Parameters, sweep: str, workers: int | None = None) -> pd.
     samples = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     one = partial(score_video, folder=folder, frames=backbone.frames)
-    with default_executor(workers or len(os.sched_getaffinity(0))) as executor:
+    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn")) as executor:
         results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
         rows = list(track(results, len(manifest), f"score {sweep}"))
     table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)

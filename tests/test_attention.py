@@ -26,9 +26,10 @@ from analysis.attention import (
     summarise_recordings,
 )
 from analysis.cells import expand
-from analysis.generate import generate, run_folder
+from analysis.generate import generate
 from analysis.maps import attention_maps
 from analysis.parameters import Parameters, Recorded, load_parameters
+from analysis.samples import run_folder
 from analysis.score import score
 from analysis.store import code_hash, read_video
 
