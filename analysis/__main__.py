@@ -92,13 +92,19 @@ def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Worke
 
 
 @app.command()
-def foreground(backbone: str = "wan-i2v", samples: int = 50, workers: Workers = None):
+def foreground(
+    backbone: str = "wan-i2v",
+    samples: int = 50,
+    segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
+    workers: Workers = None,
+):
     """Which blocks look at the foreground: results/attention/foreground*.csv and methods/calibrated_blocks.json."""
     from .foreground import foreground
     from .generate import default_executor
 
     with default_executor(workers) as executor:
-        foreground(load_parameters(), backbone, executor, samples=samples, out=Path("results/attention"))
+        out = Path("results/attention")
+        foreground(load_parameters(), backbone, executor, samples=samples, out=out, segmenter=segmenter)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Which blocks look at the foreground: AlignVid's calibration (section 5.2, F.2) of `AlignVid(blocks="calibrated")`.
 
 A mask of the foreground is laid over the attention that each video token receives. The paper gets it by PCA of the latent
-noise estimate and SAM2; here 2-means stands in for SAM2, and the pixels of the finished video tell how good that is.
+noise estimate and SAM 2; here 2-means stands in where SAM 2's weights are not at hand, and the pixels of the finished
+video tell how good that is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .cells import Cell, canonical, expand
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters, Sweep
 from .progress import track
+from .segment import inner_points, load_sam2, sam2_mask, two_means
 from .statistics import RESAMPLES
 from .store import write_atomically
 
@@ -50,24 +52,26 @@ def pixel_mask(video: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
     return (np.stack([share[a:b].mean(0) for a, b in pairwise(edges)]) >= 0.5).ravel()
 
 
-def pca_mask(latent: np.ndarray, patch: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
-    """Foreground by PCA over channels, bool (F' H' W',), of a latent (C, F, H, W) (F.2 of the paper, but for SAM2).
+def pca_mask(latent: np.ndarray, patch: tuple[int, int, int] = (1, 1, 1), segmenter: str | None = None) -> np.ndarray:
+    """Foreground by PCA over channels, bool (F' H' W',), of a latent (C, F, H, W) (F.2 of the paper).
 
-    The three leading components over all tokens are the pseudo-RGB. In each frame, as SAM2 sees an image, 2-means splits
-    the tokens, starting from a cut at the mean of the first component; the smaller cluster is the foreground.
+    The three leading components over all tokens are the pseudo-RGB. Each frame is segmented on its own, by 2-means, or by
+    the SAM 2 model named `segmenter` with the points that 2-means proposes (analysis.segment).
     """
     c, f, h, w = latent.shape
     a, b, d = patch
     points = latent.reshape(c, f // a, a, h // b, b, w // d, d).mean((2, 4, 6)).reshape(c, -1).T.astype(float)
     points -= points.mean(0)
     axes = np.linalg.svd(points, full_matrices=False)[2][:3]
-    colours = (points @ axes.T).astype(np.float32).reshape(f // a, -1, len(axes))
-    stop, foreground = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-4), []
-    for x in colours:
-        start = (x[:, :1] > x[:, 0].mean()).astype(np.int32)
-        one = cv2.kmeans(x, 2, start, stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1][:, 0] == 1
-        foreground.append(one if one.mean() <= 0.5 else ~one)
-    return np.concatenate(foreground)
+    colours = (points @ axes.T).astype(np.float32).reshape(f // a, h // b, w // d, len(axes))
+    proposed = [two_means(frame) for frame in colours]
+    if segmenter is None:
+        return np.concatenate([mask.ravel() for mask in proposed])
+    low, high = colours.min((0, 1, 2)), colours.max((0, 1, 2))
+    pictures = (255 * (colours - low) / np.maximum(high - low, 1e-12)).round().astype(np.uint8)
+    model = load_sam2(segmenter)
+    found = [sam2_mask(model, image, inner_points(mask)) for image, mask in zip(pictures, proposed, strict=True)]
+    return np.concatenate([mask.ravel() for mask in found])
 
 
 def agreement(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,7 +176,7 @@ def _keep(seen: list, transformer, args, kwargs, output) -> None:
     seen.append((noisy.float().cpu().numpy(), output[0][0].float().cpu().numpy()))
 
 
-def measure(cell: Cell, image_path: Path, backbone: Backbone) -> Measured:
+def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | None = None) -> Measured:
     """Make the video of a cell without guidance, and measure its masks and the attention its tokens receive.
 
     The model predicts the velocity v = noise - clean, so at noise level s the estimates are x + (1 - s) v and x - s v.
@@ -191,12 +195,19 @@ def measure(cell: Cell, image_path: Path, backbone: Backbone) -> Measured:
     masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, grid)] * len(seen)}
     for (x, v), level in zip(seen, pipe.scheduler.sigmas.tolist(), strict=False):  # one level more than steps
         for name, latent in (("noise", x + (1 - level) * v), ("velocity", v), ("clean", x - level * v)):
-            masks[name].append(pca_mask(latent, patch))
+            masks[name].append(pca_mask(latent, patch, segmenter))
     return Measured({k: np.stack(m) for k, m in masks.items()}, np.array(received, float), model.family)
 
 
 def foreground(
-    parameters: Parameters, backbone: str, executor: Executor, *, samples: int, out: Path, preset: Path = PRESET
+    parameters: Parameters,
+    backbone: str,
+    executor: Executor,
+    *,
+    samples: int,
+    out: Path,
+    preset: Path = PRESET,
+    segmenter: str | None = None,
 ) -> pd.DataFrame:
     """Measure the benchmark's first `samples` and calibrate: writes foreground.csv, foreground-masks.csv and the preset.
 
@@ -208,7 +219,7 @@ def foreground(
     sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
     alone = parameters.model_copy(update={"sweeps": {"foreground": sweep}})
     images = reference_files(alone, "foreground", cells := expand(alone, "foreground"))
-    one = partial(measure, backbone=parameters.backbones[backbone])
+    one = partial(measure, backbone=parameters.backbones[backbone], segmenter=segmenter)
     work = executor.map(one, cells, [images[c.key] for c in cells])
     found = dict(zip([c.sample for c in cells], track(work, len(cells), "foreground"), strict=True))
     scores = pd.concat([_ratios(sample, m) for sample, m in found.items()], ignore_index=True)

@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from diffusers import WanTransformer3DModel
+from transformers import (
+    Sam2Config,
+    Sam2HieraDetConfig,
+    Sam2MaskDecoderConfig,
+    Sam2Model,
+    Sam2PromptEncoderConfig,
+    Sam2VisionConfig,
+)
 
 from analysis.foreground import (
     agreement,
@@ -16,6 +25,7 @@ from analysis.foreground import (
     pixel_mask,
     write_preset,
 )
+from analysis.segment import inner_points, load_sam2, sam2_mask
 from methods import AlignVid, steer, windows
 from methods.layout import blocks_of
 from methods.windows import choose_blocks
@@ -162,3 +172,49 @@ def test_the_shipped_preset_steers_the_testbed():
         pass
     with pytest.raises(ValueError, match="analysis foreground"):
         choose_blocks(blocks[:7], "calibrated", entry["family"])
+
+
+# --- SAM 2, where its weights are at hand: here a tiny one with random weights ---------------------------------------
+def tiny_sam2():
+    torch.manual_seed(0)
+    backbone = Sam2HieraDetConfig(
+        hidden_size=12, num_attention_heads=1, image_size=[128, 128], blocks_per_stage=[1, 2, 1, 1],
+        embed_dim_per_stage=[12, 24, 48, 96], num_attention_heads_per_stage=[1, 1, 2, 4],
+        window_size_per_stage=[8, 4, 8, 4], global_attention_blocks=[2],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[96, 48, 24, 12],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]], fpn_hidden_size=32,
+    )  # fmt: skip
+    config = Sam2Config(
+        vision_config=vision,
+        prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16),
+        mask_decoder_config=Sam2MaskDecoderConfig(
+            hidden_size=32, mlp_dim=32, num_attention_heads=4, iou_head_hidden_dim=32
+        ),
+    )
+    return Sam2Model(config)
+
+
+def test_points_lie_inside_each_part():
+    mask = np.zeros((20, 30), bool)
+    mask[2:9, 3:10], mask[12:15, 20:23] = True, True
+    points = inner_points(mask)
+    assert points.tolist() == [[6, 5], [21, 13]]
+    assert inner_points(np.zeros((4, 4), bool)).shape == (0, 2)
+
+
+def test_sam2_is_asked_at_the_points_of_two_means(tmp_path):
+    tiny_sam2().save_pretrained(tmp_path / "sam2")
+    latent = np.random.default_rng(0).normal(0, 0.1, (4, 2, 8, 8)).astype(np.float32)
+    latent[:, :, 2:5, 3:6] += 5
+    mask = pca_mask(latent, segmenter=str(tmp_path / "sam2"))
+    assert mask.shape == (128,) and mask.dtype == bool
+    model = load_sam2(str(tmp_path / "sam2"))
+    image = np.zeros((16, 16, 3), np.uint8)
+    assert not sam2_mask(model, image, np.zeros((0, 2))).any()  # nothing proposed, nothing found
+    one, other = (sam2_mask(model, image, np.array([p], float)) for p in ((3, 4), (12, 9)))
+    assert np.array_equal(sam2_mask(model, image, np.array([(3, 4), (12, 9)], float)), one | other)
+    with pytest.raises(ValueError, match="no SAM 2 weights at nowhere"):
+        load_sam2("nowhere")
