@@ -65,10 +65,10 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
 
 
 def rank_correlation(a, b, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(Spearman's rho, low, high): percentile bootstrap over pairs, one pair per prompt. Raises ValueError for constants."""
+    """(Spearman's rho, low, high): percentile bootstrap over pairs, one pair per prompt; nan if one does not vary."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        raise ValueError("a rank correlation needs two quantities that vary")
+        return (float("nan"),) * 3
 
     def rho(x, y):
         return stats.spearmanr(x, y).statistic if np.ptp(x) and np.ptp(y) else 0.0

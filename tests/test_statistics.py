@@ -8,7 +8,14 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.statistics import holm, mean_interval, paired_difference, proportion_interval
+from analysis.statistics import (
+    holm,
+    mean_interval,
+    paired_difference,
+    proportion_interval,
+    rank_correlation,
+    verdict,
+)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
@@ -70,3 +77,20 @@ def test_no_change_is_not_proof_of_no_effect():
     result = paired_difference(frame([0, 1, 1]), frame([0, 1, 1]), "y")
     assert result["difference"] == 0 and result["p"] == 1
     assert result["low"] == -result["high"] == -proportion_interval(0, 3)[1]
+
+
+@given(st.integers(5, 40), st.integers(0, 2**31))
+def test_rank_correlation_is_scipys_with_an_interval_around_it(n, seed):
+    a, b = np.random.default_rng(seed).normal(size=(2, n))
+    rho, low, high = rank_correlation(a, b)
+    assert rho == pytest.approx(stats.spearmanr(a, b).statistic) and low <= high and low >= -1 and high <= 1
+    assert rank_correlation(a, a)[0] == pytest.approx(1)
+    assert np.isnan(rank_correlation(a, np.ones(n))).all()
+
+
+def test_verdicts_follow_the_interval():
+    assert [verdict(0.1, 0.2, 1), verdict(-0.2, -0.1, 1), verdict(-0.1, 0.1, 1)] == [
+        "supported", "contradicted", "inconclusive",
+    ]  # fmt: skip
+    assert verdict(-0.2, -0.1, -1) == "supported" and verdict(0.9, 0.95, -1, line=1) == "supported"
+    assert verdict(float("nan"), float("nan"), 1) == "inconclusive"
