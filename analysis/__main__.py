@@ -108,6 +108,17 @@ def foreground(
 
 
 @app.command()
+def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn: int = 1, workers: Workers = None):
+    """Where words are found in the references, and what METHOD's cache sees: results/attention/focal-*.csv."""
+    from .focal_study import focal_study
+    from .generate import default_executor
+
+    with default_executor(workers) as executor:
+        out = Path("results/attention")
+        focal_study(load_parameters(), backbone, method, executor, samples=samples, drawn=drawn, out=out)
+
+
+@app.command()
 def notebook(name: str):
     """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb."""
     from .notebook import execute

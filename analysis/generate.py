@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -94,7 +95,10 @@ def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[np.n
 def write_recording(recording: Recording, path: Path) -> None:
     """A recording as compressed CSV, the same bytes for the same values."""
     table = recording.to_frame().drop(columns=["samples", "queries_per_frame"])
-    table.to_csv(path, index=False, float_format="%.6g", compression={"method": "gzip", "mtime": 0})
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    # Without a name and a time in the header, which would differ between two runs.
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        packed.write(text.encode())
 
 
 def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> tuple[str, str]:

@@ -87,6 +87,7 @@ def test_recorded_sweeps_from_references_to_summaries(study):
     (run_folder("twin-i2v") / f"{cells[0].key}.mkv").unlink()
     generate(study, "twin-i2v", InThisProcess())
     assert recording.read_bytes() == before
+    assert before[3:8] == bytes(5)  # neither a name nor a time in the header: they would differ in another process
     # Summaries.
     out = Path("results/attention")
     summarise_recordings(study, "twin-i2v", run_folder("twin-i2v"), out)
