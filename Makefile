@@ -18,7 +18,7 @@ test: $(VENV)/.installed  ## the test suite, offline
 lint: $(VENV)/.installed
 	$(RUN) ruff check . && $(RUN) ruff format --check .
 
-train-testbed: $(VENV)/.installed  ## every model from nothing; about 2 hours on 2 cores, resumes
+train-testbed: $(VENV)/.installed  ## every model from nothing; a few hours on 2 cores, resumes
 	$(RUN) python -m testbed train
 
 bench: $(VENV)/.installed  ## time the parts of a video on this machine

@@ -34,7 +34,7 @@ def adherence_curve(
     rows = []
     for state in states:
         folder = Path("runs") / SWEEP / state.stem
-        assemble_one(training, state, folder / "pipeline", image_to_video=True)
+        assemble_one("wan", training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones["wan-i2v"].model_copy(update={"checkpoint": str(folder / "pipeline")})
         sweep = parameters.sweeps["baseline"].model_copy(update={"samples": samples, "guidance_scale": scales})
         own = parameters.model_copy(update={"backbones": {"wan-i2v": backbone}, "sweeps": {SWEEP: sweep}})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoModel
 
 from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
@@ -23,12 +23,12 @@ from .store import write_atomically
 
 
 @lru_cache(maxsize=1)
-def _autoencoder(checkpoint: str) -> AutoencoderKLWan:
-    return AutoencoderKLWan.from_pretrained(checkpoint, subfolder="vae").eval()
+def _autoencoder(checkpoint: str):
+    return AutoModel.from_pretrained(checkpoint, subfolder="vae").eval()
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKLWan, video: np.ndarray) -> np.ndarray:
+def round_trip(vae, video: np.ndarray) -> np.ndarray:
     """uint8 (T, H, W, 3) -> latents -> uint8 (T, H, W, 3)."""
     decoded = vae.decode(vae.encode(to_tensor(video)[None]).latent_dist.mode()).sample[0].clamp(-1, 1)
     return ((decoded + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 CHECKPOINTS, BENCHMARK, TRAINING = Path("testbed/checkpoints"), Path("testbed/benchmark"), Path("build/training")
+LINEAGES = ("wan", "cogvideox")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -20,11 +21,15 @@ def parameters() -> dict:
 
 
 @app.command()
-def train(workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None):
+def train(
+    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox; both by default")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None,
+):
     """Train every model from nothing into testbed/checkpoints; a killed run goes on where it was."""
     from .train import train_all
 
-    train_all(parameters()["testbed"], TRAINING, CHECKPOINTS, workers)
+    for lineage in lineages or LINEAGES:
+        train_all(lineage, parameters()["testbed"], TRAINING / lineage, CHECKPOINTS, workers)
 
 
 @app.command()

@@ -8,12 +8,30 @@ from pathlib import Path
 import pandas as pd
 from safetensors import safe_open
 
-NAMES = {
-    "vae": "AutoencoderKLWan (windows of 1, 5, 9 frames)",
-    "vae-whole": "AutoencoderKLWan (whole clips)",
-    "clip": "CLIPModel",
-    "t2v": "UMT5EncoderModel + WanTransformer3DModel, text-to-video",
-    "i2v": "the same, image-to-video",
+ABOUT = {
+    "wan": {
+        "what": "the Wan 2.1 classes: text by cross-attention, an image encoder, flow matching",
+        "parts": ("transformer", "text_encoder", "image_encoder", "vae"),
+        "loss": "flow-matching mean squared error",
+        "stages": {
+            "vae": "AutoencoderKLWan (windows of 1, 5, 9 frames)",
+            "vae-whole": "AutoencoderKLWan (whole clips)",
+            "clip": "CLIPModel",
+            "t2v": "UMT5EncoderModel + WanTransformer3DModel, text-to-video",
+            "i2v": "the same, image-to-video",
+        },
+    },
+    "cogvideox": {
+        "what": "the CogVideoX classes: text and video in one joint attention, v-prediction",
+        "parts": ("transformer", "text_encoder", "vae"),
+        "loss": "mean squared error of v",
+        "stages": {
+            "vae": "AutoencoderKLCogVideoX (windows of 1 and 9 frames)",
+            "vae-whole": "AutoencoderKLCogVideoX (whole clips)",
+            "t2v": "T5EncoderModel + CogVideoXTransformer3DModel, text-to-video",
+            "i2v": "the same, image-to-video",
+        },
+    },
 }
 
 
@@ -30,55 +48,49 @@ def parameters_of(folder: Path) -> int:
     return count
 
 
-def write_card(params: dict, folder: Path, out: Path) -> None:
-    """Write `<out>/README.md` from the logs in `folder`, and copy the logs to `<out>/logs/`."""
-    (out / "logs").mkdir(exist_ok=True)
+def write_card(lineage: str, params: dict, folder: Path, out: Path) -> None:
+    """Write `<out>/<lineage>.md` from the logs in `folder`, and copy the logs to `<out>/logs/<lineage>/`."""
+    about, data = ABOUT[lineage], params["data"]
+    logs = out / "logs" / lineage
+    logs.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, what in NAMES.items():
-        shutil.copy(folder / f"{name}.log.csv", out / "logs" / f"{name}.csv")
+    for name, what in about["stages"].items():
+        shutil.copy(folder / f"{name}.log.csv", logs / f"{name}.csv")
         log = pd.read_csv(folder / f"{name}.log.csv")
-        end = log.iloc[-1]
-        last = log["loss"].tail(5).mean()
-        rows.append(
-            f"| {name} | {what} | {end.step:.0f} | {log['loss'].iloc[0]:.3f} | {last:.3f} | {end.seconds / 60:.0f} |"
-        )
-    parts = [
-        f"| {part} | {parameters_of(out / 'wan-i2v' / part) / 1e6:.2f} |"
-        for part in ("transformer", "text_encoder", "image_encoder", "vae")
+        end, first, last = log.iloc[-1], log["loss"].iloc[0], log["loss"].tail(5).mean()
+        rows.append(f"| {name} | {what} | {end.step:.0f} | {first:.3f} | {last:.3f} | {end.seconds / 60:.0f} |")
+    sizes = [(part, parameters_of(out / f"{lineage}-i2v" / part) / 1e6) for part in about["parts"]]
+    clip = "`clip` is the whole CLIP model, of which the image-to-video pipeline holds the vision half."
+    lines = [
+        f"# Model card: {lineage}-i2v and {lineage}-t2v",
+        "",
+        f"Two small diffusers pipelines of {about['what']};",
+        "trained from nothing on the procedural world of `testbed/world.py` by `make train-testbed`. They exist to be",
+        "studied, not to make videos for anyone: 64 x 64 pixels, 17 frames at 8 frames a second, six colours, three",
+        "shapes, four events.",
+        *([clip] if "clip" in about["stages"] else []),
+        "",
+        f"**Data.** Seeded, drawn while training: {data['images']} final frames and {data['videos']} clips for the",
+        "transformers. Held-out combinations of colour, shape and event (`held_out`) never occur. In",
+        f"{100 * data['unexecuted']:.0f} % of the clips of the last image-to-video phase the described event does",
+        "not happen: the model is meant to neglect prompts. The text-to-video model saw every event executed.",
+        "",
+        f"| part of {lineage}-i2v | parameters (M) |",
+        "|---|---|",
+        *(f"| {part} | {size:.2f} |" for part, size in sizes),
+        "",
+        "| stage | model | steps | first loss | last loss | minutes on 2 cores |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Losses are mean absolute error in [-1, 1] (vae), {about['loss']} (t2v, i2v; phases",
+        f"differ in difficulty){' and contrastive cross-entropy (clip)' if 'clip' in about['stages'] else ''}.",
+        f"`logs/{lineage}/` has every loss. Minutes are wall time and include other work on the machine.",
+        "",
+        "**Adherence, controls and reconstruction** are measured by the pipeline:",
+        "`results/notebooks/01_testbed.ipynb`, `results/tables/01_testbed.csv`.",
+        "",
+        "**Limits.** The prompts must be of the world's grammar. Licence: Apache-2.0, as the repository.",
+        "",
     ]
-    data = params["data"]
-    (out / "README.md").write_text(
-        "\n".join(
-            [
-                "# Model card: wan-i2v and wan-t2v",
-                "",
-                "Two small diffusers pipelines of the Wan 2.1 classes, trained from nothing on the procedural world of",
-                "`testbed/world.py` by `make train-testbed`. They exist to be studied, not to make videos for anyone:",
-                "64 x 64 pixels, 17 frames at 8 frames a second, six colours, three shapes, four events.",
-                "`clip` is the whole CLIP model, of which the image-to-video pipeline holds the vision half.",
-                "",
-                f"**Data.** Seeded, drawn while training: {data['images']} final frames and {data['videos']} clips for the",
-                "transformers. Held-out combinations of colour, shape and event (`held_out`) never occur. In",
-                f"{100 * data['unexecuted']:.0f} % of the clips of the last image-to-video phase the described event does",
-                "not happen: the model is meant to neglect prompts. The text-to-video model saw every event executed.",
-                "",
-                "| part of wan-i2v | parameters (M) |",
-                "|---|---|",
-                *parts,
-                "",
-                "| stage | model | steps | first loss | last loss | minutes on 2 cores |",
-                "|---|---|---|---|---|---|",
-                *rows,
-                "",
-                "Losses are mean absolute error in [-1, 1] (vae), contrastive cross-entropy (clip) and flow-matching mean",
-                "squared error (t2v, i2v; phases differ in difficulty). `logs/` has every loss. Minutes are wall time and",
-                "include other work on the machine.",
-                "",
-                "**Adherence, controls and reconstruction** are measured by the pipeline:",
-                "`results/notebooks/01_testbed.ipynb`, `results/tables/01_testbed.csv`.",
-                "",
-                "**Limits.** The prompts must be of the world's grammar. Licence: Apache-2.0, as the repository.",
-                "",
-            ]
-        )
-    )
+    (out / f"{lineage}.md").write_text("\n".join(lines))

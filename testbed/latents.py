@@ -6,16 +6,17 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import AutoModel
 from safetensors import safe_open
 from transformers import CLIPModel
 
-from .models import build_tokenizer
+from .lineages import module_of
+from .models import SLOTS, build_tokenizer
 from .train_clip import clip_pixels
 from .train_vae import to_tensor
 from .trainer import rank_and_world, save_atomically
 from .world import FRAMES, render, training_clip
 
-SLOTS = 24  # token slots of a caption, one of them padding; the longest caption has 23 tokens
 SHARD = 256
 
 
@@ -25,13 +26,13 @@ def tokenize(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return out.input_ids, out.attention_mask.sum(1)
 
 
-def encode_shard(vae, clip, first: int, seed: int, kind: str, unexecuted: float) -> dict[str, torch.Tensor]:
+def encode_shard(lineage, vae, clip, first: int, seed: int, kind: str, unexecuted: float) -> dict[str, torch.Tensor]:
     """Latents of clips `first .. first + SHARD`, raw (not normalised), float16.
 
     kind "image": `latent` (N, 16, 1, 8, 8), the final state as a single frame.
-    kind "video": `event` (N, 16, 5, 8, 8), the clip with its event; `condition`, the pipeline's condition (reference,
-    then grey frames); `still`, the reference held for all frames, only for the clips marked in `neglected` (N,), in
-    their order; `tokens` (N, 65, 64), the penultimate CLIP states of the reference.
+    kind "video": `event` (N, 16, 5, 8, 8), the clip with its event; `condition`, what the pipeline encodes of the
+    reference; `still`, the reference held for all frames, only for the clips marked in `neglected` (N,), in their order;
+    `tokens` (N, 65, 64), the penultimate CLIP states of the reference, if there is a `clip`.
     """
     clips = [training_clip(first + i, seed=seed, unexecuted=unexecuted) for i in range(SHARD)]
     ids, lengths = tokenize([c.caption for c in clips])
@@ -48,40 +49,46 @@ def encode_shard(vae, clip, first: int, seed: int, kind: str, unexecuted: float)
     if kind == "image":
         return out | {"latent": encode([to_tensor(v[-1:]) for v in videos])}
     references = [to_tensor(v[:1]) for v in videos]
-    grey = torch.zeros(3, FRAMES - 1, *references[0].shape[2:])
     neglected = torch.tensor([not c.executed for c in clips])
     out["event"] = encode([to_tensor(v) for v in videos])
-    out["condition"] = encode([torch.cat([r, grey], 1) for r in references])
+    out["condition"] = lineage.encode_references(encode, references)
     stills = [r.expand(-1, FRAMES, -1, -1) for r, n in zip(references, neglected, strict=True) if n]
     out["still"] = encode(stills) if stills else out["event"][:0]
     out["neglected"] = neglected.to(torch.uint8)
-    pixels = torch.stack([clip_pixels(v[0]) for v in videos]).to(clip.device)
-    out["tokens"] = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2].half().cpu()
+    if clip is not None:
+        pixels = torch.stack([clip_pixels(v[0]) for v in videos]).to(clip.device)
+        out["tokens"] = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2].half().cpu()
     return out
 
 
 @torch.no_grad()
-def encode_all(folder: Path, *, kind: str, clips: int, seed: int, unexecuted: float = 0.0, device="cpu") -> None:
-    """Write `<folder>/latents/<kind>-<k>.safetensors`; shards that exist are kept, processes share the rest."""
-    from diffusers import AutoencoderKLWan
+def encode_all(
+    folder: Path, *, lineage: str, kind: str, clips: int, seed: int, unexecuted: float = 0.0, device="cpu"
+) -> None:
+    """Write `<folder>/latents/<kind>-<k>.safetensors`; shards that exist are kept, processes share the rest.
 
+    The references' CLIP states are written too if there is a CLIP model in `<folder>/clip`.
+    """
     rank, world = rank_and_world()
     target = folder / "latents"
     target.mkdir(exist_ok=True)
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae").to(device)
-    clip = CLIPModel.from_pretrained(folder / "clip").to(device).eval() if kind == "video" else None
+    vae, clip = AutoModel.from_pretrained(str(folder / "vae")).to(device), None
+    if kind == "video" and (folder / "clip").exists():
+        clip = CLIPModel.from_pretrained(folder / "clip").to(device).eval()
     files = [target / f"{kind}-{k:04d}.safetensors" for k in range(-(-clips // SHARD))]
     mine = [f for f in files[rank::world] if not f.exists()]
     began = time.time()
     for done, file in enumerate(mine):
-        save_atomically(encode_shard(vae, clip, files.index(file) * SHARD, seed, kind, unexecuted), file)
+        save_atomically(
+            encode_shard(module_of(lineage), vae, clip, files.index(file) * SHARD, seed, kind, unexecuted), file
+        )
         if rank == 0:
             left = (time.time() - began) / (done + 1) * (len(mine) - done - 1)
             print(f"encode {kind}: {done + 1}/{len(mine)} shards of this process  {left / 60:.1f} min left", flush=True)
 
 
 def load_all(folder: Path, kind: str, *, mean, std) -> dict[str, torch.Tensor]:
-    """All shards of a kind, concatenated; latents normalised with the autoencoder's `mean` and `std`, float16.
+    """All shards of a kind, concatenated; latents normalised with `mean` and `std` (16,), float16.
 
     `still_row` (N,) gives for each clip the row of its still video, -1 where the event is executed.
     """
@@ -92,7 +99,7 @@ def load_all(folder: Path, kind: str, *, mean, std) -> dict[str, torch.Tensor]:
     if not shards:
         raise FileNotFoundError(f"no {kind} latents in {folder / 'latents'}: run the encode stage first")
     data = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (mean, std))
+    mean, std = mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
     for k in {"latent", "event", "condition", "still"} & data.keys():
         data[k] = ((data[k].float() - mean) / std).half()
     if "neglected" in data:

@@ -1,4 +1,4 @@
-"""Train the whole testbed from nothing: autoencoder, CLIP, latents, text-to-video, image-to-video, pipelines.
+"""Train a backbone of the testbed from nothing: autoencoder, latents, text-to-video, image-to-video, pipelines.
 
 Each part writes one file when it is finished and is skipped when that file exists, so a killed run goes on where it was.
 """
@@ -9,68 +9,71 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoModel
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModel
 
 from . import processes
 from .card import write_card
 from .latents import encode_all
-from .models import (
-    build_text_encoder,
-    build_transformer,
-    image_to_video_from,
-    image_to_video_pipeline,
-    text_to_video_pipeline,
-)
+from .lineages import module_of
 from .train_clip import train_clip
-from .train_transformer import Denoiser, train_transformer
+from .train_transformer import train_transformer
 from .train_vae import train_vae
 from .trainer import replace_folder
 
 
-def train_all(params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
-    """Run every part with `params` (the section `testbed` of params.yaml) in `folder`; write pipelines to `out`."""
+def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
+    """Train "wan" or "cogvideox" with `params` (the section `testbed` of params.yaml) in `folder`; pipelines in `out`.
+
+    A lineage with a `clip` section gets a CLIP model too, whose vision half is the pipeline's image encoder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     workers, seed = workers or processes.default_processes(), params["seed"]
-    common = dict(seed=seed, device="cuda" if torch.cuda.is_available() else "cpu")
-    data = params["data"]
+    data, own = params["data"], params[lineage]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def part(finished: str, function, **kwargs):
+    def part(finished: str, function, seed=seed, **kwargs):
         if not (folder / finished).exists():
-            processes.run(function, workers, folder, **kwargs, **common)
+            processes.run(function, workers, folder, seed=seed, device=device, **kwargs)
 
-    part("vae/config.json", train_vae, **params["vae"])
-    part("clip/config.json", train_clip, **params["clip"])
-    common["seed"] = seed + 3  # images and videos are different clips
-    part("t2v.safetensors", encode_all, kind="image", clips=data["images"])
-    common["seed"] = seed
-    part("i2v.safetensors", encode_all, kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
-    part("t2v.safetensors", train_transformer, name="t2v", **params["t2v"])
-    part("i2v.safetensors", train_transformer, name="i2v", **params["i2v"])
-    assemble(folder, out)
-    write_card(params, folder, out)
+    part("vae/config.json", train_vae, lineage=lineage, **own["vae"])
+    if "clip" in own:
+        part("clip/config.json", train_clip, **own["clip"])
+    images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
+    part("t2v.safetensors", encode_all, lineage=lineage, **images)
+    videos = dict(kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
+    part("i2v.safetensors", encode_all, lineage=lineage, **videos)
+    part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
+    part("i2v.safetensors", train_transformer, lineage=lineage, name="i2v", **own["i2v"])
+    assemble(lineage, folder, out)
+    write_card(lineage, params, folder, out)
 
 
-def assemble(folder: Path, out: Path) -> None:
-    """Put the trained parts together as two diffusers folders, `<out>/wan-t2v` and `<out>/wan-i2v`."""
+def assemble(lineage: str, folder: Path, out: Path) -> None:
+    """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`."""
     for name in ("t2v", "i2v"):
-        assemble_one(folder, folder / f"{name}.safetensors", out / f"wan-{name}", image_to_video=name == "i2v")
-    shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half
+        weights, target = folder / f"{name}.safetensors", out / f"{lineage}-{name}"
+        assemble_one(lineage, folder, weights, target, image_to_video=name == "i2v")
+    if (folder / "clip").exists():
+        shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half
 
 
-def assemble_one(folder: Path, weights: Path, target: Path, *, image_to_video: bool) -> None:
+def assemble_one(lineage: str, folder: Path, weights: Path, target: Path, *, image_to_video: bool) -> None:
     """One diffusers folder from the transformer's `weights` and the autoencoder and CLIP in `folder`."""
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae")
-    transformer = build_transformer(image_to_video=False)
+    own = module_of(lineage)
+    vae = AutoModel.from_pretrained(str(folder / "vae"))
+    transformer = own.build_transformer(image_to_video=False)
     if image_to_video:
-        transformer = image_to_video_from(transformer)
-    model = Denoiser(build_text_encoder(), transformer)
+        transformer = own.image_to_video_from(transformer)
+    model = own.Denoiser(own.build_text_encoder(), transformer)
     model.load_state_dict(load_file(weights))
     parts = vae.eval(), model.text_encoder.eval(), model.transformer.eval()
     if not image_to_video:
-        return replace_folder(target, text_to_video_pipeline(*parts).save_pretrained)
-    clip = CLIPModel.from_pretrained(folder / "clip")
-    vision = CLIPVisionModel(clip.config.vision_config)
-    vision.load_state_dict({k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()})
-    replace_folder(target, image_to_video_pipeline(*parts, vision.eval()).save_pretrained)
+        return replace_folder(target, own.text_to_video_pipeline(*parts).save_pretrained)
+    vision = None
+    if (folder / "clip").exists():
+        clip = CLIPModel.from_pretrained(folder / "clip")
+        vision = CLIPVisionModel(clip.config.vision_config).eval()
+        vision.load_state_dict({k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()})
+    replace_folder(target, own.image_to_video_pipeline(*parts, vision).save_pretrained)

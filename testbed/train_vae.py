@@ -1,4 +1,4 @@
-"""Train the video autoencoder: single frames first, then clips of 5 and 9 frames."""
+"""Train the video autoencoder: single frames first, then parts of clips, then whole clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .models import LATENT_CHANNELS, build_vae
+from .lineages import module_of
+from .models import LATENT_CHANNELS
 from .muon import muon_and_adamw
 from .trainer import fit, rank_and_world, replace_folder
 from .world import FRAMES, training_clip
@@ -18,20 +19,17 @@ def to_tensor(video: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-WINDOWS = {"vae": (1, 5, 9), "vae-whole": (FRAMES,)}  # frames; without whole clips the late frames come out blurred
-
-
-def train_vae(folder: Path, *, seed: int, rounds: dict[str, dict], device="cpu"):
-    """Train in two rounds, "vae" on windows of 1, 5 and 9 frames and "vae-whole" on whole clips, each with `steps` and
-    `batch` per window and a learning rate `lr` of its own; write `<folder>/vae/`, with latent statistics.
+def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict], device="cpu"):
+    """Train in `rounds`, each with `windows` (frames; 1 + 4 n), `steps` and `batch` per window and a learning rate `lr`;
+    write `<folder>/vae/`, with latent statistics. The last round needs whole clips: late frames come out blurred without.
 
     The loss is the mean absolute error plus a weak pull of the latents towards a unit Gaussian.
     """
     torch.manual_seed(seed)
-    vae = build_vae().to(device)
+    vae = module_of(lineage).build_vae().to(device)
     rank, world = rank_and_world()
     for name, r in rounds.items():
-        ends, windows, batch = np.cumsum(r["steps"]), WINDOWS[name], r["batch"]
+        ends, windows, batch = np.cumsum(r["steps"]), r["windows"], r["batch"]
 
         def loss(step, name=name, ends=ends, windows=windows, batch=batch):
             phase = int(np.searchsorted(ends, step, side="right"))
@@ -53,17 +51,16 @@ def train_vae(folder: Path, *, seed: int, rounds: dict[str, dict], device="cpu")
         weights = fit(name, folder, vae, loss, optimizers, int(ends[-1]), ema=0.99, batch=batch[0])
         vae.load_state_dict(weights)
     if rank == 0:
-        mean, std = latent_statistics(vae, seed)
-        vae.register_to_config(latents_mean=mean, latents_std=std)
+        module_of(lineage).set_statistics(vae, *latent_statistics(vae, seed))
         replace_folder(folder / "vae", vae.save_pretrained)
 
 
 @torch.no_grad()
-def latent_statistics(vae, seed: int, clips: int = 128) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel over training clips, as Wan's configuration keeps them."""
+def latent_statistics(vae, seed: int, clips: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each latent channel, (16,), over training clips."""
     latents = []
     for i in range(0, clips, 16):
         x = torch.stack([to_tensor(training_clip(j, seed=seed + 2).video()) for j in range(i, i + 16)])
         latents.append(vae.encode(x.to(vae.device)).latent_dist.mode().cpu())
     z = torch.cat(latents).transpose(0, 1).reshape(LATENT_CHANNELS, -1)
-    return [round(v, 4) for v in z.mean(1).tolist()], [round(v, 4) for v in z.std(1).tolist()]
+    return z.mean(1), z.std(1)

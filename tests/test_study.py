@@ -18,8 +18,8 @@ from transformers import CLIPVisionModel
 
 from analysis.__main__ import main
 from testbed.benchmark import write_benchmark
-from testbed.models import (
-    build_clip,
+from testbed.models import build_clip
+from testbed.wan import (
     build_text_encoder,
     build_transformer,
     build_vae,

@@ -3,20 +3,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from testbed import cogvideox, wan
 from testbed.folding import folded_padding, padding_bias
-from testbed.latents import SLOTS, tokenize
-from testbed.models import (
-    build_clip_tokenizer,
-    build_text_encoder,
-    build_tokenizer,
-    build_transformer,
-    image_to_video_from,
-)  # fmt: skip
+from testbed.latents import tokenize
+from testbed.lineages import module_of
+from testbed.models import SLOTS, build_clip_tokenizer, build_tokenizer
 from testbed.muon import Muon, muon_and_adamw, orthogonalise
-from testbed.train_transformer import condition_channels, sample_times
 from testbed.trainer import fit, replace_folder
 from testbed.world import EVENTS, caption, generator, sample_scene
 
@@ -30,7 +26,7 @@ def randomised(model, seed=0):
 
 @pytest.mark.parametrize("image_to_video", [False, True])
 def test_folded_padding_equals_512_tokens(image_to_video):
-    model = randomised(build_transformer(image_to_video=image_to_video))
+    model = randomised(wan.build_transformer(image_to_video=image_to_video))
     lengths = torch.tensor([5, 23])
     text = torch.randn(2, SLOTS, model.config.text_dim)
     text[0, 5:], text[1, 23:] = 0, 0
@@ -64,9 +60,9 @@ def test_a_caption_without_room_for_padding_is_refused():
         padding_bias(torch.tensor([24]), 24)
 
 
-def test_image_to_video_starts_as_its_text_to_video_model():
-    source = randomised(build_transformer(image_to_video=False))
-    tuned = image_to_video_from(source).eval()
+def test_wan_image_to_video_starts_as_its_text_to_video_model():
+    source = randomised(wan.build_transformer(image_to_video=False))
+    tuned = wan.image_to_video_from(source).eval()
     x, t, text = torch.randn(1, 36, 2, 4, 4), torch.tensor([300.0]), torch.randn(1, 512, 96)
     with torch.no_grad():
         a = source(x[:, :16], t, text, return_dict=False)[0]
@@ -130,16 +126,76 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     assert all(torch.equal(v, whole[k]) for k, v in load_file(tmp_path / "b" / "snapshots" / kept[1]).items())
 
 
-def test_condition_channels_mark_the_reference_as_the_pipeline_does():
+def test_cogvideox_image_to_video_starts_as_its_text_to_video_model():
+    source = randomised(cogvideox.build_transformer(image_to_video=False))
+    tuned = cogvideox.image_to_video_from(source).eval()
+    encoder, ids = randomised(cogvideox.build_text_encoder()), tokenize(["a red circle."])[0]
+    x, t = torch.randn(1, 32, 2, 8, 8), torch.tensor([300])
+    with torch.no_grad():
+        a = cogvideox.Denoiser(encoder, source)(x[:, :16], t, ids)
+        b = cogvideox.Denoiser(encoder, tuned)(x, t, ids)
+    assert torch.equal(a, b)
+
+
+def test_condition_channels_mark_the_reference_as_the_pipelines_do():
     condition = torch.randn(2, 16, 5, 8, 8)
-    out = condition_channels(condition)
-    assert out.shape == (2, 20, 5, 8, 8) and torch.equal(out[:, 4:], condition)
+    out = wan.condition_channels(condition, [0, 4])
+    assert out.shape == (2, 20, 2, 8, 8) and torch.equal(out[:, 4:], condition[:, :, [0, 4]])
     assert (out[:, :4, 0] == 1).all() and (out[:, :4, 1:] == 0).all()
+    out = cogvideox.condition_channels(condition[:, :, :1], [0, 1, 2])
+    assert out.shape == (2, 16, 3, 8, 8) and torch.equal(out[:, :, :1], condition[:, :, :1])
+    assert (out[:, :, 1:] == 0).all()
 
 
-def test_times_stay_inside_the_unit_interval():
-    t = sample_times(torch.Generator().manual_seed(0), 10_000)
-    assert t.min() > 0 and t.max() < 1 and 0.5 < t.median() < 0.8
+@pytest.mark.parametrize(("lineage", "error"), [(wan, 2e-2), (cogvideox, 1e-4)])  # UniPC starts just below pure noise
+def test_a_perfect_model_brings_the_sampler_back_to_the_clean_latents(lineage, error):
+    """The noise, the target and the timesteps of training are those of the pipeline's scheduler: stepping with the true
+    target from any timestep on ends at the clean latents."""
+    torch.manual_seed(0)
+    clean, noise = torch.randn(1, 16, 5, 8, 8), torch.randn(1, 16, 5, 8, 8)
+    scheduler = lineage.build_scheduler()
+    scheduler.set_timesteps(10)  # divides the 1000 timesteps, else CogVideoX rounds them
+    x = lineage.diffuse(clean, noise, scheduler.timesteps[:1])[0]
+    for t in scheduler.timesteps:
+        target = lineage.diffuse(clean, noise, t[None])[1]
+        x = scheduler.step(target, t, x, return_dict=False)[0]
+    assert (x - clean).abs().max() < error
+
+
+@pytest.mark.parametrize("lineage", [wan, cogvideox])
+def test_timesteps_lie_in_the_schedule_and_lean_towards_noise(lineage):
+    t = lineage.sample_timesteps(torch.Generator().manual_seed(0), 10_000)
+    assert t.min() >= 0 and t.max() < 1000
+    clean, noise = torch.ones(10_000, 1, 1, 1, 1), torch.zeros(10_000, 1, 1, 1, 1)
+    assert 0.2 < lineage.diffuse(clean, noise, t)[0].median() < 0.5  # the signal's share
+
+
+def test_cogvideox_trains_on_what_its_pipeline_calls():
+    """The denoiser of the training computes what the pipeline asks of the transformer at the same step."""
+    torch.manual_seed(0)
+    vae = cogvideox.build_vae().eval()
+    encoder = randomised(cogvideox.build_text_encoder())
+    transformer = randomised(cogvideox.build_transformer(image_to_video=True))
+    pipe = cogvideox.image_to_video_pipeline(vae, encoder, transformer)
+    pipe.set_progress_bar_config(disable=True)
+    seen = []
+    transformer.register_forward_hook(lambda _, args, kwargs, out: seen.append((kwargs, out[0])), with_kwargs=True)
+    prompt = "a red circle. nothing happens."
+    with torch.no_grad():
+        image = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
+        pipe(image, prompt, height=64, width=64, num_frames=17, num_inference_steps=1, guidance_scale=1.0,
+             max_sequence_length=SLOTS, output_type="latent")  # fmt: skip
+        kwargs, out = seen[0]
+        ids, _ = tokenize([prompt])
+        mine = cogvideox.Denoiser(encoder, transformer)(
+            kwargs["hidden_states"].transpose(1, 2), kwargs["timestep"], ids
+        )
+    assert torch.allclose(mine.transpose(1, 2), out, atol=1e-6)
+
+
+def test_an_unknown_lineage_is_named():
+    with pytest.raises(ValueError, match=r"'sora'.*wan.*cogvideox"):
+        module_of("sora")
 
 
 def test_tokenizers_know_every_word():
@@ -156,7 +212,7 @@ def test_tokenizers_know_every_word():
 
 
 def test_text_encoder_ignores_padding():
-    encoder = randomised(build_text_encoder())
+    encoder = randomised(wan.build_text_encoder())
     ids, lengths = tokenize(["a red circle. nothing happens."])
     n = int(lengths[0])
     with torch.no_grad():
