@@ -39,6 +39,12 @@ class Moment:
         return (self.step + 1) / self.steps
 
 
+def guided(pipe) -> bool:
+    """Whether a pipeline runs the unconditional branch too; CogVideoX's pipelines only tell the scale."""
+    scale = getattr(pipe, "guidance_scale", None)
+    return getattr(pipe, "do_classifier_free_guidance", scale is None or scale > 1)
+
+
 @dataclass(eq=False)
 class Factors:
     """Factors on the logits of one class of queries: a number, one per batch and head, one per key."""

@@ -200,6 +200,8 @@ def watch_conditions(pipe):
     encode_prompt, encode_image = pipe.encode_prompt, pipe.encode_image
 
     def noting_prompt(prompt, *args, **kwargs):
+        if noting_prompt.dead:
+            return encode_prompt(prompt, *args, **kwargs)
         if isinstance(prompt, list):
             if len(prompt) != 1:
                 raise ValueError(f"FocalGuidance makes one video at a time, not {len(prompt)}")
@@ -211,10 +213,10 @@ def watch_conditions(pipe):
 
     def noting_image(*args, **kwargs):
         out = encode_image(*args, **kwargs)
-        RUNS.setdefault(pipe, Run()).patches = out[0]
+        if not noting_image.dead:
+            RUNS.setdefault(pipe, Run()).patches = out[0]
         return out
 
-    noting_prompt.dead = noting_image.dead = False
     undo = [
         replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, "encode_image", noting_image)
     ]  # fmt: skip

@@ -188,6 +188,8 @@ def watch_encoding(pipe):
     signature = inspect.signature(original)
 
     def prepare_latents(*args, **kwargs):
+        if prepare_latents.dead:
+            return original(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
         drawn, kept = _clone(given.get("generator")), {}
         result = original(*args, **kwargs)
@@ -202,7 +204,6 @@ def watch_encoding(pipe):
         ENCODINGS[pipe] = condition
         return result
 
-    prepare_latents.dead = False
     undo = replace_attribute(pipe, "prepare_latents", prepare_latents)
 
     def forget():

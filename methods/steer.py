@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .call import AttentionCall, Moment
+from .call import AttentionCall, Moment, guided
 from .layout import COGVIDEOX, FRAMEPACK, HUNYUAN, WAN, Block, Layout, bind, blocks_of, layout_of
 
 BACKENDS = {"native", "_native_math", "_native_flash", "_native_efficient", "_native_cudnn"}  # all end in SDPA
@@ -132,7 +132,6 @@ class Controller:
                 hidden_states = edited(hidden_states, encoder_hidden_states)
             return original(hidden_states, encoder_hidden_states, *args, **kwargs)
 
-        forward.dead = False
         return forward
 
     def _wrapped(self, module, block, kind):
@@ -155,7 +154,6 @@ class Controller:
                 )
             return out
 
-        forward.dead = False
         return forward
 
     def _active(self, block: Block, site: str) -> list:
@@ -232,7 +230,7 @@ class Controller:
                 self.step, self.calls_at_step = 0 if again else self.step + 1, 0
             self.last_time = timestep
         branch = {"pred_cond": "cond", "pred_uncond": "uncond", "cond_uncond": "both"}.get(self.context, self.context)
-        if branch == "both" and not getattr(pipe, "do_classifier_free_guidance", True):
+        if branch == "both" and not guided(pipe):
             branch = "cond"
         if branch is None:  # pipelines that do not say run the conditional branch first
             branch = "uncond" if self.calls_at_step % 2 else "cond"
@@ -304,8 +302,9 @@ class Tap(TorchFunctionMode):
 def replace_attribute(module: nn.Module, name: str, function):
     """Set an attribute on one instance; the returned undo restores `module.__dict__` to what it was.
 
-    If somebody else wrapped the attribute meanwhile, it stays and our part becomes a plain pass-through.
+    If somebody else wrapped the attribute meanwhile, it stays, and `function.dead` tells our part to pass calls through.
     """
+    function.dead = False
     had, before = name in module.__dict__, module.__dict__.get(name)
     module.__dict__[name] = function
 

@@ -58,6 +58,17 @@ def test_a_pipeline_is_steered_recorded_and_itself_again(name):
     assert set(table.samples) == {sections}
 
 
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith(("wan", "cogvideox"))])
+def test_without_guidance_every_call_is_conditional(name):
+    pipe, inputs = build(name)
+    with record(pipe, queries=2) as recording:
+        run(pipe, inputs | {"guidance_scale": 1.0})
+    table = recording.to_frame()
+    assert set(table.branch) == {"cond"}
+    total = table[table.statistic == "mass"].groupby(["step", "block", "site", "query_frame"]).value.sum()
+    assert (total - 1).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("name", [n for n in PIPELINES if n != "wan-t2v"])
 def test_only_what_a_method_names_is_changed(name, monkeypatch):
     """DyMoS touches the conditional branch in the first steps; AlignVid both branches in its window."""
