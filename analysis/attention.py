@@ -11,11 +11,13 @@ from scipy.spatial.distance import jensenshannon
 from .parameters import Parameters
 from .progress import track
 from .statistics import holm, mean_interval, paired_difference
-from .store import write_atomically
+from .store import write_table
 
+FLOATS = "%.5g"
 CELL = ["method", "guidance_scale", "blur", "seed", "sample"]
 # What the tables are read as: (site, statistic, key) -> name. Wan has a softmax of its own for text and for image tokens,
-# so their shares are shares of that branch, and the branches are compared by the length of what they add.
+# so their shares are shares of that branch, and the branches are compared by the length of what they add. CogVideoX has
+# one softmax over text and video; its padding is not masked and cannot be told from words, so "text" holds both.
 MEASURES = {
     ("text", "mass", "text"): "words in text attention",
     ("text", "mass", "text_padding"): "padding in text attention",
@@ -28,6 +30,12 @@ MEASURES = {
     ("text", "largest", ""): "largest weight, text",
     ("image", "largest", ""): "largest weight, image tokens",
     ("self", "largest", ""): "largest weight, self-attention",
+    ("joint", "mass", "text"): "text in joint attention",
+    ("joint", "mass", "reference"): "reference in joint attention",
+    ("joint", "mass", "video"): "other frames in joint attention",
+    ("joint", "entropy", ""): "entropy, joint attention",
+    ("joint", "conditioning_entropy", ""): "entropy, text and reference",
+    ("joint", "largest", ""): "largest weight, joint attention",
 }
 TEXT_SHARE = "text in cross-attention output"
 EARLY = 0.2  # DyMoS acts in the first fifth of the steps (its table 3), and AlignVid's early window is about as long
@@ -45,6 +53,7 @@ def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: 
     """Write `<out>/<sweep>-cells.csv`, `-steps.csv` and, if frames were recorded, `-frames.csv` from `folder`'s recordings.
 
     All values are means over heads, and over the queries of frames other than the reference's (of frame f in -frames).
+    Attention between frames is a share of the attention to video tokens: what goes to text in joint attention is left out.
     cells: per video, mean over blocks and over the steps of a window ("early": the first fifth; "all").
     steps: per step and block, mean over videos and standard error; of the attention between frames only that to frame 0.
     frames: per video and window, attention from each latent frame to each (rows sum to 1), mean over blocks.
@@ -58,7 +67,7 @@ def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: 
         raise ValueError(f"{len(bad)} videos of {sweep} failed, first: {bad.iloc[0]['reason']}")
     cells, steps, frames = [], [], []
     for row in track(manifest.to_dict("records"), len(manifest), f"attention {sweep}"):
-        table = read_recording(folder / f"{row['key']}.csv.gz")
+        table = _between_frames(read_recording(folder / f"{row['key']}.csv.gz"))
         name = {k: row[k] for k in CELL}
         table = table[table["branch"] == "cond"]
         early = table[table["step"] < np.ceil(EARLY * table["steps"])]
@@ -73,11 +82,18 @@ def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: 
                 frames.append(_mean(part[between], ["query_frame", "key"]).assign(window=window, **name))
     cells = pd.concat(cells)
     if len(cells):
-        _write(cells[[*CELL, "window", "site", "statistic", "key", "value"]], out / f"{sweep}-cells.csv")
-    _write(_over_videos(pd.concat(steps)), out / f"{sweep}-steps.csv")
+        write_table(cells[[*CELL, "window", "site", "statistic", "key", "value"]], out / f"{sweep}-cells.csv", FLOATS)
+    write_table(_over_videos(pd.concat(steps)), out / f"{sweep}-steps.csv", FLOATS)
     if frames:
         table = pd.concat(frames).rename(columns={"key": "key_frame"})
-        _write(table[[*CELL, "window", "query_frame", "key_frame", "value"]], out / f"{sweep}-frames.csv")
+        write_table(table[[*CELL, "window", "query_frame", "key_frame", "value"]], out / f"{sweep}-frames.csv", FLOATS)
+
+
+def _between_frames(table):
+    """The recording with its rows of attention between frames scaled to sum to 1, as they do without text."""
+    rows = table["statistic"] == "frame_mass"
+    between = table[rows].groupby(["step", "block", "branch", "site", "query_frame"])["value"]
+    return table.assign(value=table["value"].where(~rows, table["value"] / between.transform("sum")))
 
 
 def _mean(table, by):
@@ -88,10 +104,6 @@ def _over_videos(table):
     by = ["method", "guidance_scale", "blur", "step", "block", "site", "statistic", "key"]
     out = table.groupby(by)["value"].agg(["mean", "sem", "size"]).reset_index()
     return out.rename(columns={"mean": "value", "sem": "standard_error", "size": "n"})
-
-
-def _write(table, path):
-    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.5g", lineterminator="\n"))
 
 
 def measures(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -133,5 +145,5 @@ def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def dominance(matrix: np.ndarray) -> float:
-    """Attention that frames other than the reference pay to the reference frame, their mean, in [0, 1]."""
+    """Of the attention that frames other than the reference pay to frames, the share of the reference frame, in [0, 1]."""
     return float(matrix[1:, 0].mean())

@@ -18,16 +18,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from methods.layout import bind
+from methods.layout import bind, layout_of
 from methods.steer import describe
 
 from .cells import Cell, canonical, expand
+from .estimates import estimates, noisy_and_prediction
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters, Sweep
 from .progress import track
 from .segment import inner_points, load_sam2, sam2_mask, two_means
 from .statistics import RESAMPLES
-from .store import write_atomically
+from .store import write_atomically, write_table
 
 MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
 DEFINITIONS = ("mass", "tokens", "per token")
@@ -164,7 +165,7 @@ def write_preset(calibration: Calibration, family: str, source: str, path: Path)
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over L."""
+    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens."""
 
     masks: dict[str, np.ndarray]
     received: np.ndarray
@@ -172,31 +173,37 @@ class Measured:
 
 
 def _keep(seen: list, transformer, args, kwargs, output) -> None:
-    noisy = bind(transformer, args, kwargs)["hidden_states"][0, : transformer.config.out_channels]
-    seen.append((noisy.float().cpu().numpy(), output[0][0].float().cpu().numpy()))
+    inputs = bind(transformer, args, kwargs)
+    x, v = noisy_and_prediction(transformer, inputs, output[0])
+    seen.append((x.cpu(), v.cpu(), layout_of(transformer, inputs)))
 
 
 def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | None = None) -> Measured:
     """Make the video of a cell without guidance, and measure its masks and the attention its tokens receive.
 
-    The model predicts the velocity v = noise - clean, so at noise level s the estimates are x + (1 - s) v and x - s v.
+    Attention received is that of video queries: in self-attention, or in joint attention, where the part that goes to
+    text is left out and the rest scaled to sum to 1.
     """
     seen, pipe = [], load_pipeline(backbone)
-    model, patch = describe(pipe.transformer), tuple(pipe.transformer.config.patch_size)
+    model = describe(pipe.transformer)
+    site = "joint" if "joint" in model.sites else "self"
     cell = replace(cell, record=canonical({"entropy": False, "groups": False, "received": True}))
     handle = pipe.transformer.register_forward_hook(partial(_keep, seen), with_kwargs=True)
     try:
         video, recording = sample_video(cell, backbone, image_path)
     finally:
         handle.remove()
-    of = partial(recording.attention_received, branch="cond", site="self")
-    received = [[of(s, b.name).numpy() for b in model.blocks] for s in range(len(seen))]
-    grid = tuple(n // p for n, p in zip(seen[0][1].shape[1:], patch, strict=True))
-    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, grid)] * len(seen)}
-    for (x, v), level in zip(seen, pipe.scheduler.sigmas.tolist(), strict=False):  # one level more than steps
-        for name, latent in (("noise", x + (1 - level) * v), ("velocity", v), ("clean", x - level * v)):
-            masks[name].append(pca_mask(latent, patch, segmenter))
-    return Measured({k: np.stack(m) for k, m in masks.items()}, np.array(received, float), model.family)
+    layout = seen[0][2]
+    tokens = layout.sequences["joint" if site == "joint" else "video"].video
+    of = partial(recording.attention_received, branch="cond", site=site)
+    received = np.array([[of(s, b.name)[tokens].numpy() for b in model.blocks] for s in range(len(seen))], float)
+    received /= received.sum(-1, keepdims=True)
+    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, layout.grid)] * len(seen)}
+    for step, (x, v, _) in enumerate(seen):
+        patch = tuple(n // g for n, g in zip(v.shape[1:], layout.grid, strict=True))
+        for name, latent in estimates(pipe.scheduler, step, x, v).items():
+            masks[name].append(pca_mask(latent.numpy(), patch, segmenter))
+    return Measured({k: np.stack(m) for k, m in masks.items()}, received, model.family)
 
 
 def foreground(
@@ -209,12 +216,13 @@ def foreground(
     preset: Path = PRESET,
     segmenter: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the benchmark's first `samples` and calibrate: writes foreground.csv, foreground-masks.csv and the preset.
+    """Measure the benchmark's first `samples` and calibrate: writes two tables into the folder `out`, and the preset.
 
-    foreground.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is defined), area
-    (the mask's share of the tokens). foreground-masks.csv: sample, step, mask, block, token, measure, value; per step the
-    agreement with the pixels' mask, and of the first two samples the masks at the first and last step and the attention
-    received, as a multiple of a uniform one, in the blocks with the highest, the middle and the lowest ratio.
+    foreground-<backbone>.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is
+    defined), area (the mask's share of the tokens). foreground-masks-<backbone>.csv: sample, step, mask, block, token,
+    measure, value; per step the agreement with the pixels' mask, and of the first two samples the masks at the first and
+    last step and the attention received, as a multiple of a uniform one, in the blocks with the highest, the middle and
+    the lowest ratio.
     """
     sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
     alone = parameters.model_copy(update={"sweeps": {"foreground": sweep}})
@@ -228,7 +236,7 @@ def foreground(
     masks = [_agreements(sample, m) for sample, m in found.items()]
     masks += [_maps(sample, m, blocks) for sample, m in list(found.items())[:2]]
     for name, table in (("foreground", scores), ("foreground-masks", pd.concat(masks, ignore_index=True))):
-        write_atomically(out / f"{name}.csv", partial(table.round(4).to_csv, index=False, lineterminator="\n"))
+        write_table(table.round(4), out / f"{name}-{backbone}.csv")
     source = f"attention received per foreground token against background token, {backbone}, {samples} prompts"
     write_preset(chosen, next(iter(found.values())).family, source, preset)
     return scores

@@ -19,9 +19,10 @@ from .cells import Cell, expand
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters
 from .progress import track
-from .store import write_atomically
+from .store import write_table
 
-MAPS = {"words": ("text", "text"), "reference": ("self", "reference")}  # map -> (site, token group that gets the mass)
+# map -> the sites, one in each family, and the token group that gets the mass. In joint attention "text" holds padding too.
+MAPS = {"words": (("text", "joint"), "text"), "reference": (("self", "joint"), "reference")}
 
 
 @dataclass
@@ -37,17 +38,17 @@ class MapObserver:
 
     def active(self, model, moment, block, site) -> bool:
         """In the calls that a map is made of."""
-        return moment.branch == "cond" and site in {s for s, _ in MAPS.values()}
+        return moment.branch != "uncond" and any(site in sites for sites, _ in MAPS.values())
 
     @torch.no_grad()
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
         """Add one attention call."""
         self.grid = call.layout.grid
-        rows = torch.arange(call.query.shape[2], device=call.query.device)
+        rows = torch.arange(call.query.shape[2], device=call.query.device)[call.queries.video]
         found = statistics(call, rows, entropy=False, frames=False)["rows"]
-        for name, (site, group) in MAPS.items():
-            if site == call.site and ("mass", group) in found:
-                mass = found["mass", group].mean((0, 1)).double().cpu()
+        for name, (sites, group) in MAPS.items():
+            if call.site in sites and ("mass", group) in found:
+                mass = found["mass", group][call.conditional()].mean((0, 1)).double().cpu()
                 self.sums[name] = self.sums.get(name, 0) + mass
                 self.calls[name] = self.calls.get(name, 0) + 1
 
@@ -65,7 +66,7 @@ def _one(cell: Cell, image: Path, backbone: Backbone) -> pd.DataFrame:
 def attention_maps(parameters: Parameters, sweep: str, executor: Executor, *, samples: int, out: Path) -> pd.DataFrame:
     """Write `out` (CSV): for the first `samples` samples of a sweep under each of its settings, the mean attention mass
     (over heads, blocks, steps) that each video token pays to the words of the prompt, within text attention, and to the
-    reference frame, within self-attention."""
+    reference frame, within self-attention; both within joint attention where there is no other."""
     cells = expand(parameters, sweep)
     first = list(dict.fromkeys(c.sample for c in cells))[:samples]
     cells = [c for c in cells if c.sample in first]
@@ -73,5 +74,5 @@ def attention_maps(parameters: Parameters, sweep: str, executor: Executor, *, sa
     one = partial(_one, backbone=parameters.backbones[parameters.sweeps[sweep].backbone])
     parts = executor.map(one, cells, [images[c.key] for c in cells])
     table = pd.concat(track(parts, len(cells), f"maps {sweep}"))
-    write_atomically(out, lambda p: table.to_csv(p, index=False, float_format="%.4g", lineterminator="\n"))
+    write_table(table, out, "%.4g")
     return table

@@ -5,11 +5,15 @@ tokens have similar values, and the standard deviation (Eq. 5), high where the m
 with low Moran's I semantically weak. The maps are taken in two spaces:
 
     hidden      cosine of a block's output with the embedded text, z_t^l and c_text in the paper
-    attention   mean over heads of q.k / sqrt(d) in the block's text cross-attention, as the model itself compares them
+    attention   mean over heads of q.k / sqrt(d) between video queries and text keys, as the model itself compares them
 
-The block's output was never trained to lie near the text features, so the first space is a convention, the second is
-what acts. Words that name nothing ("a", "then") are measured beside the keywords: a map that is as coherent for them
-says more about the layer than about the word.
+The embedded text is what enters the first block: the output of Wan's text embedder, or of the text projection in
+CogVideoX's patch embedding, whose blocks go on to change it. The block's output was never trained to lie near the text
+features, so the first space is a convention, the second is what acts: in Wan the logits of the text cross-attention, in
+CogVideoX those of the joint attention, where rotary positions turn the video queries and leave the text keys.
+
+Words that name nothing ("a", "then") are measured beside the keywords: a map that is as coherent for them says more about
+the layer than about the word.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import torch
 import torch.nn.functional as F
 
 from methods.call import AttentionCall
+from methods.layout import COGVIDEOX, WAN
 from methods.steer import attach
 from testbed.world import COLOURS, SHAPES
 
@@ -34,7 +39,7 @@ from .cells import Cell, expand
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters, Sweep
 from .progress import track
-from .store import write_atomically
+from .store import write_table
 
 SPACES = ("hidden", "attention")
 MAP_SAMPLES, MAP_FRAME, MAP_STEPS = 2, 2, (0, 3, 6, 9)  # which maps are kept to be looked at
@@ -91,7 +96,7 @@ def is_keyword(word: str) -> bool:
 
 @dataclass
 class WordMaps:
-    """An observer of the text cross-attention (see methods.steer) that keeps the similarity maps of some words.
+    """An observer of the attention to text (see methods.steer) that keeps the similarity maps of some words.
 
     positions: token positions of each word; a word with several has the mean of their maps.
     maps: (space, step, block) -> (words, F, H, W) float64.
@@ -104,28 +109,35 @@ class WordMaps:
     _grid: tuple[int, int, int] = field(default=(0, 0, 0), repr=False)
 
     def check(self, model) -> None:
-        """Raise ValueError for a model without text cross-attention."""
-        if "text" not in model.sites:
-            raise ValueError(f"{model.family} has no text cross-attention to read similarities from")
+        """Raise ValueError for a model whose text tokens are not those of its tokenizer, in the same order."""
+        if model.family not in (WAN, COGVIDEOX):
+            raise ValueError(f"similarity maps are read from {WAN} and {COGVIDEOX}, not from {model.family}")
 
     def active(self, model, moment, block, site: str) -> bool:
-        """In the text cross-attention of every block."""
-        return site == "text"
+        """In the text cross-attention or joint attention of every block."""
+        return site in ("text", "joint")
 
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
-        """Keep q.k / sqrt(d), mean over heads, of the calling block. Raises ValueError for more than one sample."""
-        if call.query.shape[0] != 1 or call.moment.branch != "cond":
+        """Keep q.k / sqrt(d), mean over heads, of the calling block. Raises ValueError for more than one sample, and for
+        a word beyond the model's text tokens."""
+        if call.query.shape[0] != 1 or call.moment.branch == "uncond":
             raise ValueError("similarity maps are recorded for one sample without guidance")
+        query, text = call.query[:, :, call.queries.video], call.keys.where("text", "text_padding")[0]
+        key, last = call.key[:, :, text], max(p for positions in self.positions for p in positions)
+        if last >= key.shape[2]:
+            raise ValueError(f"the prompt has a word at token {last}; the model gets {key.shape[2]} text tokens")
         self._step, self._grid = call.moment.step, call.layout.grid
-        self._keep("attention", call.block.index, lambda p: (call.query @ call.key[:, :, p].mT * call.scale).mean(1))
+        self._keep("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
 
     def text_hook(self, module, inputs, output: torch.Tensor) -> None:
         """Forward hook on the text embedder."""
         self._text = output
 
-    def block_hook(self, block: int, module, inputs, output: torch.Tensor) -> None:
-        """Forward hook on a block; it runs after the block's cross-attention has told the step."""
-        self._keep("hidden", block, lambda p: F.cosine_similarity(output[:, :, None], self._text[:, None, p], dim=-1))
+    def block_hook(self, block: int, module, inputs, output: torch.Tensor | tuple) -> None:
+        """Forward hook on a block; it runs after the block's attention has told the step. CogVideoX's blocks return the
+        video tokens and the text tokens."""
+        video = output[0] if isinstance(output, tuple) else output
+        self._keep("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], self._text[:, None, p], dim=-1))
 
     def _keep(self, space, block, similarity) -> None:
         """`similarity(positions)` is (1, tokens, positions)."""
@@ -133,18 +145,26 @@ class WordMaps:
         self.maps[space, self._step, block] = values.unflatten(1, self._grid).cpu().numpy()
 
 
+def _hooked(transformer) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The module whose output is the text as it enters the first block, and the blocks."""
+    if type(transformer).__name__ == WAN:
+        return transformer.condition_embedder.text_embedder, transformer.blocks
+    return transformer.patch_embed.text_proj, transformer.transformer_blocks
+
+
 @contextmanager
 def record_maps(pipe, positions: list[list[int]]) -> Iterator[WordMaps]:
     """Record the similarity maps of the words at `positions` while the context is open; the hooks are gone after it."""
-    recorder, transformer = WordMaps(positions), pipe.transformer
-    handles = [transformer.condition_embedder.text_embedder.register_forward_hook(recorder.text_hook)]
-    handles += [b.register_forward_hook(partial(recorder.block_hook, i)) for i, b in enumerate(transformer.blocks)]
-    try:
-        with attach(pipe, [recorder]):
+    recorder = WordMaps(positions)
+    with attach(pipe, [recorder]):
+        embedder, blocks = _hooked(pipe.transformer)
+        handles = [embedder.register_forward_hook(recorder.text_hook)]
+        handles += [b.register_forward_hook(partial(recorder.block_hook, i)) for i, b in enumerate(blocks)]
+        try:
             yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def scores_of(recorder: WordMaps, words: list[str], sample: str) -> list[dict]:
@@ -181,6 +201,18 @@ def maps_of(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def tiled(maps: pd.DataFrame) -> tuple[np.ndarray, dict[str, list]]:
+    """The maps of one word in one space (rows as of `maps_of`) as one picture, blocks across, steps down, nan between
+    them; and the ticks of its axes, for matplotlib's `ax.set`."""
+    steps, blocks, size = (maps[name].drop_duplicates().sort_values().tolist() for name in ("step", "block", "row"))
+    tiles = maps.sort_values(["step", "block", "row", "column"])["value"].to_numpy()
+    tiles = tiles.reshape(len(steps), len(blocks), len(size), -1)
+    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, 1), (0, 1)], constant_values=np.nan)
+    picture = np.hstack(np.hstack(tiles))
+    middle = [(np.arange(n) + 0.5) * picture.shape[i] / n for i, n in enumerate((len(steps), len(blocks)))]
+    return picture, {"xticks": middle[1], "xticklabels": blocks, "yticks": middle[0], "yticklabels": steps}
+
+
 def record_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[WordMaps, list[str]]:
     """Make a cell's video; the maps of all words of its prompt, and the words."""
     pipe = load_pipeline(backbone)
@@ -209,8 +241,8 @@ def semantic_layers(
 ) -> pd.DataFrame:
     """Record the first `samples` benchmark samples; returns the scores and writes two tables into the folder `out`.
 
-    semantic-layers.csv: sample, words ("keywords" or "others"), space, step, block, morans_i, std.
-    semantic-maps.csv: sample, word, space, step, block, row, column, value (0..1) for the first MAP_SAMPLES samples.
+    semantic-layers-<backbone>.csv: sample, words ("keywords" or "others"), space, step, block, morans_i, std.
+    semantic-maps-<backbone>.csv: sample, word, space, step, block, row, column, value (0..1) for the first MAP_SAMPLES.
     Raises ValueError for more samples than the benchmark has.
     """
     cells, images = study_cells(parameters, backbone, samples)
@@ -220,8 +252,7 @@ def semantic_layers(
     scores = pd.DataFrame([row for rows, _ in parts for row in rows]).round(4)
     maps = pd.concat([m for _, m in parts if m is not None], ignore_index=True).round(4)
     for name, table in (("semantic-layers", scores), ("semantic-maps", maps)):
-        write = partial(table.to_csv, index=False, lineterminator="\n")
-        write_atomically(out / f"{name}.csv", write)
+        write_table(table, out / f"{name}-{backbone}.csv")
     return scores
 
 

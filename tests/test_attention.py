@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from random_testbed import cogvideox_backbone
 from scipy.special import rel_entr
 
 from analysis.attention import (
@@ -28,8 +29,7 @@ from analysis.attention import (
 from analysis.cells import expand
 from analysis.generate import generate
 from analysis.maps import attention_maps
-from analysis.parameters import Parameters, Recorded, load_parameters
-from analysis.samples import run_folder
+from analysis.parameters import Parameters, Recorded, load_parameters, sweeps_by_backbone
 from analysis.score import score
 from analysis.store import code_hash, read_video
 
@@ -76,21 +76,21 @@ def test_recorded_sweeps_from_references_to_summaries(study):
     twins, cells = expand(study, "twin-t2v"), expand(study, "twin-i2v")
     assert [c.image for c in cells] == [c.key for c in twins] * 2  # references are the twin's first frames
     # Recording changes no pixel, and steering does.
-    plain = {(c.method, c.sample): read_video(run_folder("plain") / f"{c.key}.mkv") for c in expand(study, "plain")}
+    plain = {(c.method, c.sample): read_video(Path("runs/plain") / f"{c.key}.mkv") for c in expand(study, "plain")}
     for cell in cells:
-        assert np.array_equal(read_video(run_folder("twin-i2v") / f"{cell.key}.mkv"), plain[cell.method, cell.sample])
+        assert np.array_equal(read_video(Path("runs/twin-i2v") / f"{cell.key}.mkv"), plain[cell.method, cell.sample])
     sample = cells[0].sample
     assert not np.array_equal(plain["none", sample], plain["dymos-1", sample])
     # Made again, the recording has the same bytes.
-    recording = run_folder("twin-i2v") / f"{cells[0].key}.csv.gz"
+    recording = Path("runs/twin-i2v") / f"{cells[0].key}.csv.gz"
     before = recording.read_bytes()
-    (run_folder("twin-i2v") / f"{cells[0].key}.mkv").unlink()
+    (Path("runs/twin-i2v") / f"{cells[0].key}.mkv").unlink()
     generate(study, "twin-i2v", InThisProcess())
     assert recording.read_bytes() == before
     assert before[3:8] == bytes(5)  # neither a name nor a time in the header: they would differ in another process
     # Summaries.
     out = Path("results/attention")
-    summarise_recordings(study, "twin-i2v", run_folder("twin-i2v"), out)
+    summarise_recordings(study, "twin-i2v", Path("runs/twin-i2v"), out)
     raw = read_recording(recording)
     table = pd.read_csv(out / "twin-i2v-cells.csv", keep_default_na=False)
     one = table[(table["sample"] == sample) & (table["method"] == "none") & (table["window"] == "all")]
@@ -106,13 +106,13 @@ def test_recorded_sweeps_from_references_to_summaries(study):
     assert matrices["none"].shape == (3, 3) and np.allclose(matrices["none"].sum(1), 1)
     assert dominance(matrices["dymos-1"]) < dominance(matrices["none"])
     # Scored against the reference that was given, not the benchmark's.
-    assert score(study, "twin-i2v", workers=1)["first_psnr"].notna().all()
+    assert score(study, "twin-i2v", InThisProcess())["first_psnr"].notna().all()
     # A video whose recording is lost is named.
     recording.unlink()
     with pytest.raises(ValueError, match=recording.name):
-        summarise_recordings(study, "twin-i2v", run_folder("twin-i2v"), out)
+        summarise_recordings(study, "twin-i2v", Path("runs/twin-i2v"), out)
     with pytest.raises(ValueError, match="no `record`"):
-        summarise_recordings(study, "plain", run_folder("plain"), out)
+        summarise_recordings(study, "plain", Path("runs/plain"), out)
 
 
 def test_maps_are_the_masses_that_are_recorded(study):
@@ -120,11 +120,72 @@ def test_maps_are_the_masses_that_are_recorded(study):
     generate(study, "twin-i2v", InThisProcess())
     table = attention_maps(study, "twin-i2v", InThisProcess(), samples=1, out=Path("results/maps.csv"))
     cell = expand(study, "twin-i2v")[0]
-    raw = read_recording(run_folder("twin-i2v") / f"{cell.key}.csv.gz").query("statistic == 'mass'")
+    raw = read_recording(Path("runs/twin-i2v") / f"{cell.key}.csv.gz").query("statistic == 'mass'")
     for name, site, key in (("words", "text", "text"), ("reference", "self", "reference")):
         recorded = raw[(raw["site"] == site) & (raw["key"] == key)].groupby("query_frame")["value"].mean()
         drawn = table[table["method"] == "none"].groupby("frame")[name].mean()
         assert np.allclose(drawn, recorded, rtol=1e-3)
+
+
+@pytest.fixture
+def joint(study, tmp_path) -> Parameters:
+    """The twins of `study`, on random CogVideoX models."""
+    backbones = {f"joint-{k}2v": cogvideox_backbone(tmp_path / k, image_to_video=k == "i") for k in "ti"}
+    record = Recorded(frames=True, groups=True, entropy=True, largest=True, norm=True)
+    sweeps = {
+        f"joint-twin-{k}2v": study.sweeps[f"twin-{k}2v"].model_copy(
+            update={"backbone": f"joint-{k}2v", "record": record}
+        )
+        for k in "ti"
+    }
+    sweeps["joint-twin-i2v"] = sweeps["joint-twin-i2v"].model_copy(update={"reference": "joint-twin-t2v"})
+    return study.model_copy(update={"backbones": study.backbones | backbones, "sweeps": study.sweeps | sweeps})
+
+
+def test_joint_recordings_are_summarised(joint):
+    for sweep in ("joint-twin-t2v", "joint-twin-i2v"):
+        assert generate(joint, sweep, InThisProcess()) == 0
+        summarise_recordings(joint, sweep, Path("runs") / sweep, Path("results/attention"))
+    cells = expand(joint, "joint-twin-i2v")
+    assert [c.image for c in cells] == [c.key for c in expand(joint, "joint-twin-t2v")] * 2
+    cell = next(c for c in cells if c.method == "none")
+    raw = read_recording(Path("runs/joint-twin-i2v") / f"{cell.key}.csv.gz")
+    assert set(raw["branch"]) == {"cond"} and set(raw["site"]) == {"joint"} and raw["value"].notna().all()
+    # Attention between frames is a share of what does not go to text.
+    place = ["step", "block", "query_frame"]
+    text = raw.query("statistic == 'mass' and key == 'text'").set_index(place)["value"]
+    between = raw[raw["statistic"] == "frame_mass"].set_index([*place, "key"])["value"].unstack()
+    share = between.div(1 - text, axis=0)
+    assert text.min() > 0.01 and np.allclose(share.sum(axis=1), 1, atol=1e-4)
+    frames = pd.read_csv("results/attention/joint-twin-i2v-frames.csv").query("method == 'none' and window == 'all'")
+    matrix = frame_matrix(frames[frames["sample"] == cell.sample])
+    assert np.allclose(matrix, share.groupby("query_frame").mean(), atol=1e-4)
+    steps = pd.read_csv("results/attention/joint-twin-i2v-steps.csv", dtype={"block": str}, keep_default_na=False)
+    found = steps.query("method == 'none' and statistic == 'frame_mass' and key == '0'").set_index(["step", "block"])
+    other = next(c for c in cells if c.method == "none" and c.sample != cell.sample)
+    second = read_recording(Path("runs/joint-twin-i2v") / f"{other.key}.csv.gz").query("statistic == 'frame_mass'")
+    second = second.set_index([*place, "key"])["value"].unstack()
+    shares = [s.div(s.sum(axis=1), axis=0)["0"].drop(0, level="query_frame") for s in (between, second)]
+    expected = (sum(shares) / 2).groupby(["step", "block"]).mean()
+    assert np.allclose(found["value"].sort_index(), expected.sort_index(), rtol=1e-3)
+    # One softmax: its parts sum to 1.
+    table = pd.read_csv("results/attention/joint-twin-i2v-cells.csv", keep_default_na=False)
+    wide = measures(table[table["window"] == "all"], CELL)
+    assert np.allclose(wide[[f"{n} in joint attention" for n in ("text", "reference", "other frames")]].sum(axis=1), 1)
+    assert {MEASURES["joint", s, ""] for s in ("entropy", "conditioning_entropy", "largest")} <= set(wide.columns)
+    twin = measures(pd.read_csv("results/attention/joint-twin-t2v-cells.csv", keep_default_na=False), [*CELL, "window"])
+    assert "reference in joint attention" not in twin.columns
+    # The maps are the same masses, per token.
+    maps = attention_maps(joint, "joint-twin-i2v", InThisProcess(), samples=1, out=Path("results/maps.csv"))
+    for name, key in (("words", "text"), ("reference", "reference")):
+        recorded = raw[(raw["statistic"] == "mass") & (raw["key"] == key)].groupby("query_frame")["value"].mean()
+        drawn = maps[maps["method"] == "none"].groupby("frame")[name].mean()
+        assert np.allclose(drawn, recorded, rtol=1e-3)
+
+
+def test_a_study_has_a_sweep_per_backbone(joint):
+    assert sweeps_by_backbone(joint, "twin-i2v") == {"wan-i2v": "twin-i2v", "joint-i2v": "joint-twin-i2v"}
+    assert sweeps_by_backbone(joint, "plain") == {"wan-i2v": "plain"} and sweeps_by_backbone(joint, "no") == {}
 
 
 def test_keys_follow_what_is_done(study):

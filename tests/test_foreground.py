@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
+from families import make
+from random_testbed import cogvideox_backbone, query_and_key
 from transformers import (
     Sam2Config,
     Sam2HieraDetConfig,
@@ -16,19 +18,26 @@ from transformers import (
     Sam2VisionConfig,
 )
 
+from analysis import foreground
+from analysis.estimates import estimates, noisy_and_prediction
 from analysis.foreground import (
     agreement,
     calibrate,
     foreground_ratios,
     jaccard,
+    measure,
     pca_mask,
     pixel_mask,
     write_preset,
 )
+from analysis.generate import load_pipeline
+from analysis.parameters import load_parameters
 from analysis.segment import inner_points, load_sam2, sam2_mask
+from analysis.semantic_layers import study_cells
 from methods import AlignVid, steer, windows
 from methods.layout import blocks_of
 from methods.windows import choose_blocks
+from testbed import cogvideox
 from testbed.benchmark import draw_benchmark
 from testbed.world import render
 
@@ -218,3 +227,78 @@ def test_sam2_is_asked_at_the_points_of_two_means(tmp_path):
     assert np.array_equal(sam2_mask(model, image, np.array([(3, 4), (12, 9)], float)), one | other)
     with pytest.raises(ValueError, match="no SAM 2 weights at nowhere"):
         load_sam2("nowhere")
+
+
+# Two families: what is predicted, and the attention of one video -----------------------------------------------------
+def test_estimates_of_a_flow_undo_the_mixing():
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.set_timesteps(4)
+    clean, noise = torch.randn(2, 16, 3, 4, 4, dtype=torch.float64)
+    for step, level in enumerate(scheduler.sigmas[:4].tolist()):
+        found = estimates(scheduler, step, (1 - level) * clean + level * noise, noise - clean)
+        assert torch.allclose(found["noise"], noise) and torch.allclose(found["clean"], clean)
+        assert torch.equal(found["velocity"], noise - clean)
+
+
+def test_estimates_of_a_v_prediction_undo_the_mixing():
+    scheduler = cogvideox.build_scheduler()
+    scheduler.set_timesteps(4)
+    clean, noise = torch.randn(2, 16, 3, 4, 4, dtype=torch.float64)
+    for step, time in enumerate(scheduler.timesteps):
+        x, v = scheduler.add_noise(clean, noise, time[None]), scheduler.get_velocity(clean, noise, time[None])
+        found = estimates(scheduler, step, x, v)
+        assert torch.allclose(found["noise"], noise, atol=1e-6) and torch.allclose(found["clean"], clean, atol=1e-6)
+        assert torch.equal(found["velocity"], v)
+
+
+def test_other_predictions_and_families_are_refused():
+    scheduler = cogvideox.build_scheduler()
+    scheduler.register_to_config(prediction_type="epsilon")
+    with pytest.raises(ValueError, match="'epsilon'; flow_prediction and v_prediction"):
+        estimates(scheduler, 0, torch.zeros(1), torch.zeros(1))
+    model, inputs = make("hunyuan-1.5")
+    with pytest.raises(ValueError, match="not for HunyuanVideo15"):
+        noisy_and_prediction(model, inputs, inputs["hidden_states"])
+
+
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "cogvideox-i2v", "cogvideox-1.5"])
+def test_latents_have_channels_first_and_no_condition(name):
+    model, inputs = make(name)
+    with torch.no_grad():
+        output = model(**inputs, return_dict=False)[0]
+    x, v = noisy_and_prediction(model, inputs, output)
+    assert x.shape == v.shape and x.shape[0] == model.config.out_channels
+    given = inputs["hidden_states"][0]
+    if name.startswith("wan"):
+        assert torch.equal(x, given[:16]) and torch.equal(v, output[0])
+    else:
+        assert torch.equal(x[:, 1], given[1, :4]) and torch.equal(v[:, 1], output[0, 1])
+
+
+def test_joint_attention_received_and_masks_of_one_video(tmp_path, monkeypatch):
+    """Against an explicit softmax in float64, and against what the sampler ends at."""
+    backbone = cogvideox_backbone(tmp_path)
+    parameters = load_parameters().model_copy(update={"backbones": {"joint": backbone}})
+    cells, images = study_cells(parameters, "joint", 1)
+    pipe, calls, latents, decoded = load_pipeline(backbone), [], [], []
+    for block in pipe.transformer.transformer_blocks:
+        block.attn1.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    plain, decode = foreground.pca_mask, pipe.vae.decode
+    monkeypatch.setattr(foreground, "pca_mask", lambda x, *a: (latents.append((x, *a)), plain(x, *a))[1])
+    monkeypatch.setattr(pipe.vae, "decode", lambda z, **k: (decoded.append(z), decode(z, **k))[1])
+    measured = measure(cells[0], images[cells[0].key], backbone)
+    assert measured.family == "CogVideoXTransformer3DModel" and measured.received.shape == (2, 10, 192)
+    assert {k: m.shape for k, m in measured.masks.items()} == dict.fromkeys(foreground.MASKS, (2, 192))
+    for step, block in ((0, 0), (1, 4), (1, 9)):
+        attention = pipe.transformer.transformer_blocks[block].attn1
+        query, key = query_and_key(attention, calls[10 * step + block])
+        weights = (query[:, 24:] @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean((0, 1))
+        expected = (weights[24:] / weights[24:].sum()).numpy()
+        assert np.allclose(measured.received[step, block], expected, rtol=1e-3) and weights[:24].sum() > 0.01
+    # Per step the estimates of noise, velocity and clean video; DDIM ends at the last clean one.
+    assert len(latents) == 6 and all(rest == [(1, 1, 1), None] for _, *rest in latents)
+    assert np.allclose(latents[-1][0] / pipe.vae.config.scaling_factor, decoded[0][0].numpy(), atol=1e-4)
+    first = pipe.scheduler.alphas_cumprod[pipe.scheduler.timesteps[0]]
+    assert first == 0 and np.allclose(
+        latents[2][0], -latents[1][0], atol=1e-6
+    )  # pure noise: v is minus the clean video

@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import make
 from hypothesis import given
 from hypothesis import strategies as st
+from random_testbed import cogvideox_backbone, query_and_key
 
 from analysis.generate import load_pipeline, sample_video
 from analysis.parameters import load_parameters
 from analysis.semantic_layers import (
     SPACES,
+    WordMaps,
     is_keyword,
     maps_of,
     morans_i,
@@ -22,9 +25,12 @@ from analysis.semantic_layers import (
     record_maps,
     scores_of,
     study_cells,
+    tiled,
     weak_layers,
     words_of,
 )
+from methods.steer import describe
+from testbed.models import SLOTS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -179,3 +185,78 @@ def test_rows_of_one_video(recorded):
     maps = maps_of(recorded["recorder"], words, "x")
     assert set(maps["word"]) == {"yellow", "cyan"} and len(maps) == 2 * 2 * 1 * 10 * 64
     assert maps["value"].between(0, 1).all()
+
+
+def test_maps_are_tiled_with_blocks_across_and_steps_down():
+    step, block, row, column = (x.ravel() for x in np.indices((2, 3, 2, 4)))
+    maps = pd.DataFrame({"step": 3 * step, "block": block, "row": row, "column": column})
+    maps["value"] = 1000.0 * maps["step"] + 100 * block + 10 * row + column
+    picture, ticks = tiled(maps.sample(frac=1, random_state=0))
+    assert picture.shape == (2 * 3, 3 * 5) and picture[3 + 1, 2 * 5 + 3] == 3213
+    assert np.isnan(picture[2]).all() and np.isnan(picture[:, 4]).all() and np.isnan(picture).sum() == 2 * 15 + 4 * 3
+    assert ticks["xticklabels"] == [0, 1, 2] and ticks["yticklabels"] == [0, 3]
+    assert ticks["xticks"].tolist() == [2.5, 7.5, 12.5] and ticks["yticks"].tolist() == [1.5, 4.5]
+
+
+# Joint attention -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """One video of a random CogVideoX model in two steps: its recorder, words, and what went into and out of its parts."""
+    backbone = cogvideox_backbone(tmp_path_factory.mktemp("cogvideox"))
+    parameters = load_parameters()
+    parameters = parameters.model_copy(update={"backbones": {"joint": backbone}})
+    cells, images = study_cells(parameters, "joint", 1)
+    pipe = load_pipeline(backbone)
+    transformer, calls, outputs, texts = pipe.transformer, [], [], []
+    hooks = [
+        b.attn1.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+        for b in transformer.transformer_blocks
+    ]
+    hooks += [b.register_forward_hook(lambda _, args, out: outputs.append(out)) for b in transformer.transformer_blocks]
+    hooks.append(transformer.patch_embed.register_forward_hook(lambda _, args, out: texts.append(args[0])))
+    words = words_of(pipe.tokenizer, cells[0].prompt)
+    with record_maps(pipe, list(words.values())) as recorder:
+        video, _ = sample_video(cells[0], backbone, images[cells[0].key])
+    for hook in hooks:
+        hook.remove()
+    again, _ = sample_video(cells[0], backbone, images[cells[0].key])
+    with record_maps(pipe, [[SLOTS]]), pytest.raises(ValueError, match=f"token {SLOTS}; the model gets {SLOTS}"):
+        sample_video(cells[0], backbone, images[cells[0].key])
+    return {
+        "recorder": recorder, "words": words, "calls": calls, "outputs": outputs, "texts": texts,
+        "transformer": transformer, "unchanged": np.array_equal(video, again),
+    }  # fmt: skip
+
+
+def test_joint_maps_of_every_step_and_block(joint):
+    maps, words = joint["recorder"].maps, joint["words"]
+    assert set(maps) == {(space, step, block) for space in SPACES for step in range(2) for block in range(10)}
+    assert {m.shape for m in maps.values()} == {(len(words), 3, 8, 8)}
+    table = pd.DataFrame(scores_of(joint["recorder"], list(words), "x"))
+    assert len(table) == 2 * 2 * 2 * 10 and table.notna().all().all()
+    assert joint["unchanged"]
+
+
+@pytest.mark.parametrize(("step", "block"), [(0, 0), (1, 4), (1, 9)])
+def test_joint_attention_maps_are_video_query_times_text_key(joint, step, block):
+    attention = joint["transformer"].transformer_blocks[block].attn1
+    query, key = query_and_key(attention, joint["calls"][10 * step + block])
+    z = (query[:, SLOTS:] @ key[:, :SLOTS].mT).mean(0) / query.shape[-1] ** 0.5
+    expected = torch.stack([z[:, p].mean(1) for p in joint["words"].values()]).reshape(-1, 3, 8, 8)
+    found = joint["recorder"].maps["attention", step, block]
+    assert np.allclose(found, expected.numpy(), atol=1e-4) and expected.std() > 0.05
+
+
+@pytest.mark.parametrize(("step", "block"), [(0, 0), (1, 4), (1, 9)])
+def test_joint_hidden_maps_are_cosines_with_the_text_that_enters_the_blocks(joint, step, block):
+    project, video = joint["transformer"].patch_embed.text_proj, joint["outputs"][10 * step + block][0][0].double()
+    text = joint["texts"][step][0].double() @ project.weight.detach().double().T + project.bias.detach().double()
+    position = joint["words"]["circle"][0]
+    cosine = video @ text[position] / video.norm(dim=1) / text[position].norm()
+    found = joint["recorder"].maps["hidden", step, block][list(joint["words"]).index("circle")]
+    assert np.allclose(found, cosine.reshape(3, 8, 8).numpy(), atol=1e-5)
+
+
+def test_families_whose_text_tokens_are_others_are_refused():
+    with pytest.raises(ValueError, match="not from HunyuanVideo15"):
+        WordMaps([[0]]).check(describe(make("hunyuan-1.5")[0]))
