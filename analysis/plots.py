@@ -23,9 +23,9 @@ def use_style() -> None:
     pd.options.display.max_colwidth = None
 
 
-def save(figure, name: str) -> None:
-    """Save to `results/figures/<name>.png`."""
-    path = Path("results/figures") / f"{name}.png"
+def save(figure, name: str, results: Path | str = "results") -> None:
+    """Save to `<results>/figures/<name>.png`."""
+    path = Path(results) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata=PNG_METADATA)
 
@@ -84,9 +84,9 @@ def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
     return figure
 
 
-def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
+def load_strips(sweep: str, scores: pd.DataFrame, *, results: Path | str = "results", **settings) -> np.ndarray:
     """The film strips of a sweep's cell, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the cell."""
-    sheet = np.asarray(Image.open(Path("results/frames") / f"{sweep}.png"))
+    sheet = np.asarray(Image.open(Path(results) / "frames" / f"{sweep}.png"))
     side = sheet.shape[1] // 5
     strips = sheet.reshape(-1, side, sheet.shape[1], 3)
     cells = scores.groupby(SETTINGS, sort=False).ngroups
@@ -95,6 +95,31 @@ def load_strips(sweep: str, scores: pd.DataFrame, **settings) -> np.ndarray:
     if len(wanted) != 1:
         raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")
     return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
+
+
+def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str], results="results"):
+    """The film strips (n, H, 5 W, 3) of some samples under one setting, from the sheet of the sweep that made them."""
+    mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
+    sweep = mine["sweep"].iloc[0]
+    scores = pd.read_csv(Path(results) / "scores" / f"{sweep}.csv")
+    strips = load_strips(sweep, scores, results=results, method=method, guidance_scale=guidance_scale)
+    order = list(dict.fromkeys(scores["sample"]))
+    return strips[[order.index(sample) for sample in samples]]
+
+
+def change_map(ax, grid: pd.DataFrame, label: str):
+    """Heat map of changes, columns on x and index on y, each cell with its number; a diverging palette around zero."""
+    values = grid.to_numpy(float)
+    limit = max(np.nanmax(np.abs(values)), 1e-9)
+    image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, label=label)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.6 * limit else "black"
+        ax.text(column, row, f"{value:+.1f}" if np.isfinite(value) else "", ha="center", va="center", color=colour)
+    ax.set_xticks(range(grid.shape[1]), grid.columns)
+    ax.set_yticks(range(grid.shape[0]), grid.index)
+    ax.grid(False)
+    return ax
 
 
 def step_block_map(ax, table: pd.DataFrame, column: str, label: str, *, change: bool = False):

@@ -1,0 +1,123 @@
+"""Steered against unsteered, on the same samples and the same noise: what the method sweeps are read with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from methods.settings import from_dict
+
+from .parameters import Parameters
+from .score import STRIPS
+from .statistics import holm, mean_interval, paired_difference
+
+# Column of the scores: (what it is called, factor, unit). The estimator is part of the name.
+MEASURES = {
+    "adherence": ("all questions right", 100.0, "%"),
+    "macro": ("questions right", 100.0, "%"),
+    "flow_px": ("motion, optical flow", 1.0, "px/frame"),
+    "background_psnr": ("background fidelity, PSNR", 1.0, "dB"),
+    "first_psnr": ("first-frame fidelity, PSNR", 1.0, "dB"),
+    "sharpness_retention": ("sharpness kept", 1.0, "ratio"),
+}
+CELL = ["method", "guidance_scale"]
+
+
+def comparison(parameters: Parameters, backbone: str, folder: Path | str = "results/scores") -> pd.DataFrame:
+    """The scores of every sweep of `backbone` on the samples' own prompts and sharp references, a row per video; a
+    setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
+    names = [
+        name
+        for name, s in parameters.sweeps.items()
+        if s.backbone == backbone and s.prompts == "own" and s.reference == "own" and 0.0 in s.blur
+    ]
+    files = [file for name in names if (file := Path(folder) / f"{name}.csv").is_file()]
+    if not files:
+        raise ValueError(f"no scores of {backbone} in {folder}: run `dvc repro`")
+    scores = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    return scores[scores["blur"] == 0].drop_duplicates([*CELL, "seed", "sample"]).reset_index(drop=True)
+
+
+def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tuple[str, float]]) -> pd.DataFrame:
+    """One row per measure of `columns` and cell (method, guidance scale) in the order given.
+
+    Columns: method, guidance_scale, measure, mean, unsteered (both on the cell's samples), difference, low, high (95 %
+    interval over prompts), n, p, p (Holm, over the cells of one measure). In the units of MEASURES. The unsteered videos
+    are those of the same guidance scale. Raises ValueError for a cell without videos, or without unsteered ones.
+    """
+    grouped = dict(iter(scores.groupby(CELL)))
+    rows = []
+    for method, scale in cells:
+        plain, steered = (grouped.get((m, scale)) for m in ("none", method))
+        if plain is None or steered is None:
+            raise ValueError(f"no videos of {'none' if plain is None else method!r} at guidance {scale:g}")
+        plain = plain.merge(steered[["sample", "seed"]])
+        for column in columns:
+            factor = MEASURES[column][1]
+            found = paired_difference(steered, plain, column)
+            values = {"mean": steered[column].mean(), "unsteered": plain[column].mean()}
+            values |= {k: found[k] for k in ("difference", "low", "high")}
+            row = {"method": method, "guidance_scale": scale, "measure": column}
+            rows.append(row | {k: factor * v for k, v in values.items()} | {"n": found["n"], "p": found["p"]})
+    table = pd.DataFrame(rows)
+    table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
+    return table
+
+
+def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """A row per cell: means of `columns` in the units of MEASURES, their intervals `<column> low`, `<column> high`, n."""
+    rows = []
+    for key, part in scores.groupby(CELL, sort=False):
+        row = dict(zip(CELL, key, strict=True)) | {"n": part["sample"].nunique()}
+        for column in columns:
+            interval = mean_interval(part[column], part["sample"])
+            named = zip((column, f"{column} low", f"{column} high"), interval, strict=True)
+            row |= {name: MEASURES[column][1] * value for name, value in named}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pareto(points: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """Which rows no other row beats: at least as high in all `columns` and higher in one. bool (rows,)."""
+    values = points[columns].to_numpy(float)
+    beaten = [
+        bool(((values >= v).all(1) & (values > v).any(1)).any()) if not np.isnan(v).any() else True for v in values
+    ]
+    return ~np.array(beaten, bool)
+
+
+def settings(parameters: Parameters) -> dict[str, list[dict]]:
+    """The named methods of params.yaml with every field of their classes filled in, and `method`."""
+    return {
+        name: [asdict(from_dict(part)) | {"method": part["method"]} for part in parts]
+        for name, parts in parameters.methods.items()
+    }
+
+
+def varied(parameters: Parameters, base: str, fields: list[str]) -> pd.DataFrame:
+    """The methods of one part that differ from `base` in nothing but `fields`, itself among them: columns method and
+    the fields, in the order of params.yaml. What a curve or a map over settings is drawn from."""
+    known = settings(parameters)
+    (reference,) = known[base]
+    rows = []
+    for name, parts in known.items():
+        if len(parts) == 1 and parts[0]["method"] == reference["method"]:
+            changed = {k for k, v in parts[0].items() if v != reference[k]}
+            if changed <= set(fields):
+                rows.append({"method": name} | {f: parts[0][f] for f in fields})
+    return pd.DataFrame(rows)
+
+
+def shown_samples(scores: pd.DataFrame, cells: list[tuple[str, float]]) -> list[str]:
+    """One sample of each event type: of those whose film strips are kept the one on which most of `cells` differ in
+    adherence from the unsteered video, the first of equals. A rule, so that no strip is chosen by hand."""
+    order = list(dict.fromkeys(scores["sample"]))[:STRIPS]
+    wide = scores[scores["sample"].isin(order)].pivot_table(index="sample", columns=CELL, values="adherence")
+    changes = pd.Series(0, index=wide.index)
+    for method, scale in cells:
+        changes += (wide[method, scale] != wide["none", scale]).astype(int)
+    kinds = scores.drop_duplicates("sample").set_index("sample")["main_category"].loc[order]
+    return [max(kinds[kinds == kind].index, key=lambda s: (changes[s], -order.index(s))) for kind in kinds.unique()]

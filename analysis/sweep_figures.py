@@ -1,0 +1,130 @@
+"""The figures of the method sweeps: one row or column of panels per backbone, drawn from analysis.compare's tables."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from . import plots
+from .compare import CELL, MEASURES, against_unsteered, means, pareto, varied
+from .parameters import Parameters
+
+FAMILIES = ("alignvid", "dymos", "alg", "focal")
+ALONE = {"alignvid": "alignvid", "dymos": "dymos-1", "alg": "alg", "focal": "focal-full"}  # published, in the pairs
+WINDOWS, BLOCKS = ["early", "middle", "late", "all"], ["calibrated", "first_half", "all"]
+
+
+def cells_of(videos: pd.DataFrame) -> set[tuple[str, float]]:
+    """The settings (method, guidance scale) that have videos."""
+    return set(videos[CELL].itertuples(index=False, name=None))
+
+
+def label(measure: str) -> str:
+    """A measure's name with its unit."""
+    return f"{MEASURES[measure][0]} ({MEASURES[measure][2]})"
+
+
+def errorbars(ax, x, table: pd.DataFrame, **style) -> None:
+    """Changes with their intervals at positions `x`, and a line at no change."""
+    bars = np.abs(table[["low", "high"]].to_numpy().T - table["difference"].to_numpy())
+    ax.errorbar(x, table["difference"], yerr=bars, marker="o", capsize=3, **style)
+    ax.axhline(0, color="black", lw=0.8)
+
+
+def published_changes(tables: dict[str, pd.DataFrame]):
+    """Change of adherence of each setting of `against_unsteered` tables, a panel per backbone."""
+    size = (2.6 + 4.2 * len(tables), 4)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, sharex=True)
+    for ax, (backbone, table) in zip(axes[0], tables.items(), strict=True):
+        part = table[table["measure"] == "adherence"]
+        name = part["method"] + [f", guidance {g:g}" if g != 1 else "" for g in part["guidance_scale"]]
+        plots.forest(ax, part.assign(name=name, mean=part["difference"]), "name", line=0.0)
+        ax.set(xlabel="change of adherence (points)", title=f"{backbone}, {part['n'].min()} prompts")
+    figure.suptitle("Does the method make the model follow the prompt? Steered minus unsteered", fontweight="bold")
+    return figure
+
+
+def trade_offs(videos: dict[str, pd.DataFrame]):
+    """Adherence and motion of every setting against background fidelity, with the Pareto fronts."""
+    x, size = "background_psnr", (5.4 * len(videos) + 1.6, 7)
+    figure, axes = plt.subplots(2, len(videos), figsize=size, squeeze=False)
+    for column, (backbone, own) in enumerate(videos.items()):
+        table = means(own, [x, "adherence", "flow_px"])
+        plain = table["method"] == "none"
+        combined = table["method"].str.contains("+", regex=False) | (table["method"] == "all-methods")
+        groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
+        groups["guidance alone"] = plain & ~groups["unsteered"]
+        groups |= {f: table["method"].str.startswith(f) & ~combined for f in FAMILIES} | {"combined": combined}
+        for ax, y in zip(axes[:, column], ("adherence", "flow_px"), strict=True):
+            for i, (name, mine) in enumerate(groups.items()):
+                style = {"color": "black", "marker": "xP"[i], "s": 60} if i < 2 else {"color": f"C{i - 2}", "s": 22}
+                ax.scatter(table[x][mine], table[y][mine], alpha=0.85, label=name, **style)
+            front = table[pareto(table, [x, y])].sort_values(x)
+            ax.plot(front[x], front[y], color="grey", lw=1, zorder=0, label="Pareto front")
+            ax.set(xlabel=label(x), ylabel=label(y), title=backbone)
+    axes[0, -1].legend(bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.suptitle("What following the prompt and moving cost in fidelity; up and right is better", fontweight="bold")
+    return figure
+
+
+def alignvid_places(parameters: Parameters, videos: dict[str, pd.DataFrame]):
+    """AlignVid's strength as a curve, and its windows and blocks as maps of adherence and fidelity."""
+    strength = varied(parameters, "alignvid", ["gamma"])
+    places = varied(parameters, "alignvid", ["window", "blocks"])
+    figure, axes = plt.subplots(len(videos), 3, figsize=(12.5, 3.6 * len(videos)), squeeze=False)
+    for row, (backbone, own) in zip(axes, videos.items(), strict=True):
+        wanted = dict.fromkeys([*strength["method"], *places["method"]])
+        here = [(m, 1.0) for m in wanted if (m, 1.0) in cells_of(own)]
+        table = against_unsteered(own, ["adherence", "background_psnr"], here)
+        for i, (measure, part) in enumerate(table.groupby("measure")):
+            line = part.merge(strength, on="method").sort_values("gamma")
+            errorbars(row[0], line["gamma"], line, color=f"C{i}", label=label(measure))
+            grid = part.merge(places, on="method")
+            grid = grid[grid["window"].isin(WINDOWS)].pivot(index="blocks", columns="window", values="difference")
+            plots.change_map(row[1 + i], grid.reindex(index=BLOCKS, columns=WINDOWS), f"change of {label(measure)}")
+            row[1 + i].set(xlabel="steps", ylabel="blocks", title=f"{backbone}: {MEASURES[measure][0]}")
+        row[0].set(xlabel="gamma", ylabel="change against unsteered", title=f"{backbone}: strength")
+        row[0].legend(fontsize=8)
+    figure.suptitle("AlignVid: how strongly, when and where it scales", fontweight="bold")
+    return figure
+
+
+def dymos_strengths(parameters: Parameters, videos: dict[str, pd.DataFrame]):
+    """Change of motion over DyMoS's strength, share of steps and schedule."""
+    axis = {
+        "gamma": "gamma, first 20 % of the steps",
+        "steps": "share of the steps, gamma 1",
+        "schedule": "schedule over the frames",
+    }
+    size = (12.5, 3.2 * len(videos))
+    figure, axes = plt.subplots(len(videos), 3, figsize=size, squeeze=False, sharey="row")
+    for row, (backbone, own) in zip(axes, videos.items(), strict=True):
+        for ax, (field, name) in zip(row, axis.items(), strict=True):
+            chosen = varied(parameters, "dymos-1", [field]).sort_values(field)
+            chosen = chosen[[(m, 1.0) in cells_of(own) for m in chosen["method"]]]
+            table = against_unsteered(own, ["flow_px"], [(m, 1.0) for m in chosen["method"]])
+            errorbars(ax, chosen[field].to_numpy(), table, ls="none" if field == "schedule" else "-")
+            ax.set(xlabel=name, title=backbone)
+        row[0].set_ylabel("change of motion (px/frame)")
+    figure.suptitle("DyMoS: motion against strength, share of steps and schedule", fontweight="bold")
+    return figure
+
+
+def pairs_against_sums(videos: dict[str, pd.DataFrame]):
+    """Change of adherence of each pair of methods against the sum of the two changes alone."""
+    size = (5.4 * len(videos) + 1, 4.2)
+    figure, axes = plt.subplots(1, len(videos), figsize=size, squeeze=False)
+    for ax, (backbone, own) in zip(axes[0], videos.items(), strict=True):
+        pairs = sorted(m for m, g in cells_of(own) if "+" in m and g == 1)
+        singles = [m for m in ALONE.values() if (m, 1.0) in cells_of(own)]
+        table = against_unsteered(own, ["adherence"], [(m, 1.0) for m in [*singles, *pairs]]).set_index("method")
+        for i, pair in enumerate(pairs):
+            total = sum(table.loc[ALONE[part], "difference"] for part in pair.split("+"))
+            y, low, high = table.loc[pair, ["difference", "low", "high"]]
+            ax.errorbar(total, y, yerr=[[y - low], [high - y]], marker="o", capsize=3, color=f"C{i}", label=pair)
+        ax.axline((0, 0), slope=1, color="grey", lw=1)
+        ax.set(xlabel="sum of the two changes (points)", ylabel="change of the pair (points)", title=backbone)
+        ax.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.suptitle("Adherence of each pair of methods against the sum of its parts", fontweight="bold")
+    return figure
