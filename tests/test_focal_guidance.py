@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pipelines import build
 
-from methods import AlignVid, DyMoS, FocalGuidance, record, steer
+from analysis.generate import generate
+from analysis.parameters import load_parameters
+from analysis.store import read_video
+from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
 from methods.focal_guidance import RUNS, keyword_maps
 from methods.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
 from methods.settings import from_dict, to_dict
@@ -243,6 +248,45 @@ def test_a_prompt_without_keywords_warns_and_changes_nothing(pipe):
         warnings.simplefilter("error")
         with steer(pipe, FocalGuidance(CLIP, **settings())):
             video(pipe)
+
+
+def test_what_wraps_the_pipeline_inside_the_context_stays_and_we_pass_through(pipe):
+    plain = video(pipe)
+    with steer(pipe, FocalGuidance(CLIP, **settings()), LowPassGuidance(space="image")):
+        ours = pipe.encode_prompt, pipe.encode_image, pipe.prepare_latents
+        for name, wrapped in zip(("encode_prompt", "encode_image", "prepare_latents"), ours, strict=True):
+            setattr(pipe, name, lambda *args, wrapped=wrapped, **kwargs: wrapped(*args, **kwargs))
+    RUNS.pop(pipe, None)
+    assert torch.equal(video(pipe), plain) and pipe not in RUNS
+    for name in ("encode_prompt", "encode_image", "prepare_latents"):
+        delattr(pipe, name)
+    assert torch.equal(video(pipe), plain)
+
+
+def test_the_manifest_says_that_a_video_was_not_changed(tmp_path, monkeypatch):
+    """The video is made, counts as it is, and its row says why the guidance did nothing; also when it is made no more."""
+    parameters = load_parameters()
+    sweep = parameters.sweeps["focal"].model_copy(update={"samples": 1, "methods": ["none", "strict", "loose"]})
+    backbone = parameters.backbones["wan-i2v"].model_copy(update={"steps": 1})
+    strict, loose = ([parameters.methods["focal-full"][0] | {"select": select}] for select in (0.999, -1.0))
+    parameters = parameters.model_copy(
+        update={"sweeps": {"s": sweep}, "backbones": {"wan-i2v": backbone},
+                "methods": {"none": [], "strict": strict, "loose": loose}}
+    )  # fmt: skip
+    monkeypatch.setattr(type(parameters), "runs", tmp_path)
+    tmp_path = tmp_path / "s"
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as executor:
+            assert generate(parameters, "s", executor) == 0
+        rows = pd.read_csv(tmp_path / "manifest.csv", keep_default_na=False).set_index("method")
+        assert list(rows["status"]) == ["ok"] * 3 and rows["reason"]["none"] == rows["reason"]["loose"] == ""
+        assert "above 0.999" in rows["reason"]["strict"] and "this video is not changed" in rows["reason"]["strict"]
+    same = [read_video(tmp_path / f"{rows['key'][name]}.mkv") for name in ("none", "strict")]
+    assert np.array_equal(*same)
+    parameters = parameters.model_copy(update={"sweeps": {"s": sweep.model_copy(update={"methods": ["none"]})}})
+    with ThreadPoolExecutor(1) as executor:
+        generate(parameters, "s", executor)
+    assert len(list(tmp_path.glob("*.mkv"))) == 1 and not list(tmp_path.glob("*.txt"))
 
 
 @pytest.mark.parametrize(
