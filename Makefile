@@ -7,10 +7,13 @@ export DVC_NO_ANALYTICS := 1
 # The stages call `python`: put the environment's first.
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: repro test lint train-testbed bench lab clean
+.PHONY: repro full test lint train-testbed bench lab clean
 
 repro: $(VENV)/.installed  ## generate, score, execute the notebooks, rebuild the tables: what is out of date
 	$(RUN) dvc repro $(ARGS)
+
+full: $(VENV)/.installed  ## the full-size run, into results/full; hours on 2 cores, resumes
+	$(RUN) dvc repro full/dvc.yaml $(ARGS)
 
 test: $(VENV)/.installed  ## the test suite, offline
 	$(RUN) python -m pytest $(ARGS)

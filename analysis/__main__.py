@@ -12,6 +12,8 @@ import typer
 from .parameters import load_parameters
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
+Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full, results/full")]
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
 
 
@@ -29,15 +31,16 @@ def reconstruct(backbone: str = "wan-i2v", workers: Workers = None):
 
 @app.command()
 def generate(
-    sweep: str,
+    sweeps: Sweeps = None,
+    full: Full = False,
     workers: Workers = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only every n-th video; no manifest is written")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="address of a Dask scheduler instead of local processes")
     ] = None,
 ):
-    """Make the videos of a sweep of params.yaml in runs/SWEEP, keeping those that exist."""
-    parameters = load_parameters()
+    """Make the videos of sweeps of params.yaml in runs/SWEEP, keeping those that exist."""
+    parameters = load_parameters(full=full)
     from .generate import default_executor, generate
 
     if scheduler:
@@ -47,27 +50,32 @@ def generate(
     else:
         executor = default_executor(workers)
     with executor:
-        failures = generate(parameters, sweep, executor, part=shard)
+        failures = sum(generate(parameters, sweep, executor, part=shard) for sweep in sweeps or parameters.sweeps)
     if failures:
         print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
 
 
 @app.command()
-def score(sweep: str, workers: Workers = None):
-    """Score the videos of a sweep into results/scores/SWEEP.csv."""
-    from .score import score
+def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
+    """Score the videos of sweeps into results/scores/SWEEP.csv."""
+    from .score import default_executor, score
 
-    table = score(load_parameters(), sweep, workers)
-    print(f"{sweep}: {len(table)} videos, adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}")
+    parameters = load_parameters(full=full)
+    with default_executor(workers) as executor:
+        for sweep in sweeps or parameters.sweeps:
+            table = score(parameters, sweep, executor)
+            means = f"adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}"
+            print(f"{sweep}: {len(table)} videos, {means}")
 
 
 @app.command()
-def attention(sweep: str):
-    """Summarise the recordings of a sweep into results/attention/SWEEP-*.csv."""
+def attention(sweeps: Sweeps = None, full: Full = False):
+    """Summarise the recordings of sweeps into results/attention/SWEEP-*.csv."""
     from .attention import summarise_recordings
-    from .samples import run_folder
 
-    summarise_recordings(load_parameters(), sweep, run_folder(sweep), Path("results/attention"))
+    parameters = load_parameters(full=full)
+    for sweep in sweeps or [name for name, s in parameters.sweeps.items() if s.record]:
+        summarise_recordings(parameters, sweep, parameters.runs / sweep, parameters.results / "attention")
 
 
 @app.command()
@@ -83,7 +91,7 @@ def maps(sweep: str, samples: int = 4, workers: Workers = None):
 
 @app.command()
 def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Workers = None):
-    """How strongly each layer responds to the prompt's words, into results/attention/semantic-*.csv."""
+    """How strongly each layer responds to the prompt's words, into results/attention/semantic-*-BACKBONE.csv."""
     from .generate import default_executor
     from .semantic_layers import semantic_layers
 
@@ -98,7 +106,7 @@ def foreground(
     segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
     workers: Workers = None,
 ):
-    """Which blocks look at the foreground: results/attention/foreground*.csv and methods/calibrated_blocks.json."""
+    """Which blocks look at the foreground: results/attention/foreground*-BACKBONE.csv, methods/calibrated_blocks.json."""
     from .foreground import foreground
     from .generate import default_executor
 
@@ -119,11 +127,70 @@ def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn
 
 
 @app.command()
-def notebook(name: str):
-    """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb."""
+def tune_focal(
+    backbone: str = "wan-i2v",
+    data: Annotated[
+        Path | None, typer.Option(help="folder with metadata.csv (file_name, caption) instead of the world's clips")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="NAME=METHOD of params.yaml, repeatable; by default those of params.yaml")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="instead of the one in params.yaml")] = None,
+    steps: Annotated[int | None, typer.Option(help="instead of those in params.yaml")] = None,
+    out: Path = Path("testbed/checkpoints/focal"),
+    work: Annotated[Path, typer.Option(help="encoded clips and the state of the training")] = Path("build/focal"),
+    precision: Annotated[str | None, typer.Option(help="no or bf16; by default the backbone's")] = None,
+    checkpointing: Annotated[bool, typer.Option(help="recompute blocks in the backward pass: less memory")] = False,
+):
+    """Tune the weak blocks of a Wan image-to-video backbone with Focal Guidance on, and a control; a killed run goes on."""
+    from .clips import from_folder, from_world
+    from .tune_focal import read_settings, tune_focal
+
+    parameters = load_parameters()
+    if backbone not in parameters.backbones:
+        raise ValueError(f"unknown backbone {backbone!r}; params.yaml has {list(parameters.backbones)}")
+    clips, variants, tuning = read_settings(parameters, variant, lr=lr, steps=steps)
+    source = from_folder(data, parameters.backbones[backbone]) if data else from_world(clips, tuning.seed)
+    table = tune_focal(
+        parameters, backbone, source, variants, tuning, out, work, precision=precision, checkpointing=checkpointing
+    )
+    print(table.groupby("variant", sort=False)["loss"].agg(lambda x: x.iloc[-max(1, len(x) // 4) :].mean()).to_string())
+
+
+@app.command()
+def claims(full: Full = False):
+    """Decide papers/claims.yaml into results/claims.md, results/tables/claims.csv and results/tables/ledger.csv."""
+    from .claim_data import Study
+    from .claim_schema import load_claims
+    from .claims import write_claims
+    from .ledger import write_ledger
+
+    parameters = load_parameters(full=full)
+    found = load_claims(parameters)
+    study = Study(parameters.results, parameters, found.models)
+    print(write_claims(found, study)["verdict"].value_counts().to_string())
+    write_ledger(found, study)
+
+
+@app.command()
+def tables(full: Full = False):
+    """Rebuild the papers' tables from the scores: 08_paper_tables.csv and a Markdown file per paper."""
+    from .tables import count, write_tables
+
+    parameters = load_parameters(full=full)
+    _, cells = write_tables(parameters, parameters.results / "scores", parameters.results / "tables")
+    print(count(cells).to_string(index=False))
+
+
+@app.command()
+def notebook(name: str, full: Full = False):
+    """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb; --full is for
+    the notebooks that take a folder of `results`."""
     from .notebook import execute
 
-    execute(name, load_parameters().notebooks.get(name, {}))
+    parameters = load_parameters(full=full)
+    own = {"results": parameters.results.as_posix()} if full else {}
+    execute(name, parameters.notebooks.get(name, {}) | own, parameters.results)
 
 
 @app.command()
@@ -151,11 +218,13 @@ def bench(backbone: str = "wan-i2v"):
     """Time the parts of one video, and steering and recording at several lengths, on this machine."""
     from .bench import bench
     from .bench_attention import bench_attention
+    from .bench_focal import bench_focal
     from .bench_recording import bench_recording
 
     print(bench(load_parameters(), backbone).to_string())
     print(bench_attention().to_string())
     print(bench_recording().to_string())
+    print(bench_focal(load_parameters()).to_string())
 
 
 def main():

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from methods import AlignVid, DyMoS, record, steer
 from methods.steer import SDPA_ARGUMENTS
 
-from .store import write_atomically
+from . import store
 
 CPU_GRIDS = [(5, 8, 26), (5, 16, 26), (9, 18, 26), (21, 15, 26)]  # 1,040 to 8,190 tokens
 GPU_GRIDS = [(5, 16, 26), (21, 15, 26), (21, 30, 52)]  # up to Wan at 480p, 81 frames: 32,760 tokens
@@ -163,7 +163,5 @@ def summarise_times(times: dict[str, list[float]], name: str, plain: str) -> dic
 def write_table(rows: list[dict], name: str) -> pd.DataFrame:
     """The rows as a table, written to results/bench/<name>.csv."""
     result = pd.DataFrame(rows)
-    write_atomically(
-        Path("results/bench") / f"{name}.csv", lambda p: result.to_csv(p, index=False, lineterminator="\n")
-    )
+    store.write_table(result, Path("results/bench") / f"{name}.csv")
     return result

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 
 import methods
 from methods import FocalGuidance
@@ -52,7 +53,20 @@ class Cell:
 
 
 def weights_hash(name: str, backbone: Backbone) -> str:
-    """Identifies a backbone's weights: a hash of the folder's files, or the hub name at a revision."""
+    """Identifies a backbone's weights: a hash of the folder's files, or the hub name at a revision, and of the delta.
+    Raises ValueError if one is missing, or if the delta was tuned from other weights."""
+    if backbone.delta is not None:
+        base, file = weights_hash(name, backbone.model_copy(update={"delta": None})), Path(backbone.delta)
+        if not file.is_file():
+            raise ValueError(f"backbone {name}: no delta at {file}; tune one with `python -m analysis tune-focal`")
+        with safe_open(file, "np") as f:
+            tuned_from = (f.metadata() or {}).get("weights")
+        if tuned_from != base:
+            raise ValueError(
+                f"backbone {name}: the delta {file} was tuned from other weights ({tuned_from}) than {backbone.checkpoint} "
+                f"has ({base}); tune it anew with `python -m analysis tune-focal`"
+            )
+        return content_key({"checkpoint": base, "delta": _file_hash(file)})
     folder = Path(backbone.checkpoint)
     if (folder / "model_index.json").is_file():
         return folder_hash(folder)
@@ -86,7 +100,7 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
     if sweep.samples > len(samples):
         raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(samples)}")
     weights = weights_hash(sweep.backbone, backbone)
-    sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "fps"}))
+    sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "delta", "fps"}, exclude_none=True))
     if sweep.reference == "own":
         images = {(s["id"], seed): _file_hash(folder / s["image-path"]) for s in samples for seed in sweep.seeds}
     else:  # the first frame of another sweep's video of the same sample and seed
@@ -96,7 +110,7 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
     for method, scale, blur, seed in product(sweep.methods, sweep.guidance_scale, sweep.blur, sweep.seeds):
         steering = parameters.methods[method]
         used = [from_dict(settings) for settings in steering]  # raises for what is not a method or a setting of one
-        code = program_hash(used, recorded=bool(record)) if used or record else ""
+        code = program_hash(used, backbone.pipeline, recorded=bool(record)) if used or record else ""
         for i, sample in enumerate(samples[: sweep.samples]):
             prompt = sample["prompt"] if sweep.prompts == "own" else samples[donor_of(i, samples)]["prompt"]
             noise = int(np.frombuffer(hashlib.sha256(f"{sample['id']}/{seed}".encode()).digest()[:4], np.uint32)[0])
@@ -109,14 +123,18 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
     return cells
 
 
-def program_hash(used: list, *, recorded: bool) -> str:
-    """Hash of the code that steers with the methods `used` and records: a changed method makes its videos anew."""
+def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
+    """Hash of the code that steers with the methods `used` and records, and of the calibrated blocks that a pipeline's
+    models have: a changed method makes its videos anew."""
     names = ["attention", "call", "layout", "steer", "windows"] + (["record"] if recorded else [])
     names += ["keywords"] if any(isinstance(m, FocalGuidance) for m in used) else []
     files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
     found = code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
     if any(getattr(m, "blocks", None) == "calibrated" for m in used):
-        found = content_key({"code": found, "lists": CALIBRATED.read_text()})
+        listed = [
+            e for e in json.loads(CALIBRATED.read_text()) if pipeline.startswith(e["family"].split("Transformer")[0])
+        ]
+        found = content_key({"code": found, "lists": [[e["count"], e["blocks"]] for e in listed]})
     return found
 
 

@@ -15,7 +15,7 @@ from .parameters import Parameters
 from .progress import track
 from .samples import load_samples
 from .score import score_video
-from .store import write_atomically
+from .store import write_table
 
 SWEEP = "curve"  # the name under which the grid is expanded; its videos go to runs/curve
 
@@ -56,5 +56,5 @@ def adherence_curve(
         pd.DataFrame(rows).groupby(["samples_seen", "guidance_scale", "event"])["right"].agg(n="size", adherence="mean")
     )
     table = table.reset_index().round({"adherence": 3})
-    write_atomically(out, lambda p: table.to_csv(p, index=False, lineterminator="\n"))
+    write_table(table, out)
     return table

@@ -24,7 +24,7 @@ from .cells import Cell, expand
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters, Sweep
 from .progress import track
-from .store import write_atomically
+from .store import write_table
 
 
 def object_mask(image: np.ndarray, colour: str, side: int) -> np.ndarray:
@@ -137,7 +137,7 @@ def focal_study(
     words = pd.DataFrame([row for rows, _ in found for row in rows])
     maps = pd.concat([part for _, parts in found for part in parts], ignore_index=True)
     for name, table in (("focal-words", words), ("focal-maps", maps)):
-        write_atomically(out / f"{name}.csv", partial(table.round(4).to_csv, index=False, lineterminator="\n"))
+        write_table(table.round(4), out / f"{name}.csv")
     return words
 
 

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -19,20 +21,23 @@ import numpy as np
 import torch
 from PIL import Image
 
+import methods
 from methods import blur_image, record, steer
 from methods.record import Recording
 from methods.settings import from_dict
 
 from .cells import Cell, expand
+from .delta import load_delta
 from .parameters import Backbone, Parameters
 from .progress import track
-from .samples import load_reference, load_samples, run_folder
+from .samples import load_reference, load_samples
 from .store import write_atomically, write_video
 
 # glibc reads these when a process starts; without them it hands large tensors back to the system after every operation.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4294967296")
 
+METHODS = Path(methods.__file__).parent
 MANIFEST = ("key", "status", "reason", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample",
             "prompt", "reference")  # fmt: skip
 
@@ -50,6 +55,8 @@ def load_pipeline(backbone: Backbone):
         dtype=getattr(torch, backbone.dtype),
         use_safetensors=True,
     )
+    if backbone.delta is not None:
+        load_delta(pipe.transformer, Path(backbone.delta))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -69,9 +76,14 @@ def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image
 def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[np.ndarray, Recording | None]:
     """One video, uint8 (T, H, W, 3), as the pipeline makes it, and what was recorded of its attention."""
     pipe = load_pipeline(backbone)
+    generator = torch.Generator().manual_seed(cell.noise)
     inputs = {}
-    if backbone.pipeline == "WanImageToVideoPipeline":
+    if "ImageToVideo" in backbone.pipeline:
         inputs["image"] = reference_image(image_path, backbone, cell.blur)
+    if backbone.pipeline.startswith("CogVideoX"):
+        inputs["latents"] = initial_noise(pipe, backbone, generator)
+    if backbone.max_sequence_length is not None:
+        inputs["max_sequence_length"] = backbone.max_sequence_length
     methods = [from_dict(settings) for settings in json.loads(cell.steering or "[]")]
     recorder = record(pipe, **json.loads(cell.record)) if cell.record else nullcontext()
     with steer(pipe, *methods), recorder as recording, torch.inference_mode():
@@ -83,13 +95,23 @@ def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[np.n
             num_frames=backbone.frames,
             num_inference_steps=backbone.steps,
             guidance_scale=cell.guidance_scale,
-            generator=torch.Generator().manual_seed(cell.noise),
+            generator=generator,
             output_type="np",
             **inputs,
         ).frames[0]
     if not np.isfinite(frames).all():
         raise FloatingPointError("the pipeline returned values that are not finite")
     return (frames * 255).round().clip(0, 255).astype(np.uint8), recording
+
+
+def initial_noise(pipe, backbone: Backbone, generator: torch.Generator) -> torch.Tensor:
+    """The noise (1, F, C, H, W) that a CogVideoX video starts from. Left to itself the image-to-video pipeline draws the
+    reference's latent first, and would start from other noise than its text-to-video twin."""
+    frames = (backbone.frames - 1) // pipe.vae_scale_factor_temporal + 1
+    scale = pipe.vae_scale_factor_spatial
+    size = (1, frames, pipe.transformer.config.out_channels, backbone.height // scale, backbone.width // scale)
+    noise = torch.randn(size, generator=generator, dtype=pipe.transformer.dtype)
+    return noise.to(pipe.device)
 
 
 def write_recording(recording: Recording, path: Path) -> None:
@@ -107,7 +129,13 @@ def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> 
     if target.exists():
         return "ok", ""
     try:
-        video, recording = sample_video(cell, backbone, image_path)
+        with warnings.catch_warnings(record=True) as raised:
+            warnings.simplefilter("always", UserWarning)
+            video, recording = sample_video(cell, backbone, image_path)
+        for w in raised:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+        if said := [str(w.message) for w in raised if Path(w.filename).parent == METHODS]:
+            write_atomically(folder / f"{cell.key}.txt", lambda path: path.write_text("; ".join(said)))
         if recording is not None:  # before the video, which says that the cell is done
             write_atomically(folder / f"{cell.key}.csv.gz", partial(write_recording, recording))
         write_video(target, video, backbone.fps)
@@ -148,11 +176,12 @@ def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: st
     cells = expand(parameters, sweep)
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     images = reference_files(parameters, sweep, cells)
-    folder = run_folder(sweep)
+    folder = parameters.runs / sweep
     folder.mkdir(parents=True, exist_ok=True)
     for stray in folder.glob(".*.tmp.*"):
         stray.unlink()
     mine = shard(cells, part)
+    _adopt(mine, parameters.other_runs / sweep, folder)
     outcome: dict[str, tuple[str, str]] = {}
     todo = {c.key: c for c in mine if not (folder / f"{c.key}.mkv").exists()}
     jobs = {executor.submit(run_cell, c, backbone, images[k], folder): k for k, c in todo.items()}
@@ -164,10 +193,22 @@ def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: st
     return sum(status != "ok" for status, _ in outcome.values())
 
 
+def _adopt(cells: Iterable[Cell], source: Path, folder: Path) -> None:
+    """Take over the videos that another run of the sweep has made: equal keys are equal videos."""
+    for cell in cells:
+        for name in (
+            f"{cell.key}.txt",
+            f"{cell.key}.csv.gz",
+            f"{cell.key}.mkv",
+        ):  # the video last: it says that the cell is done
+            if (source / name).is_file() and not (folder / name).exists():
+                write_atomically(folder / name, lambda path, name=name: shutil.copyfile(source / name, path))
+
+
 def reference_files(parameters: Parameters, sweep: str, cells: Iterable[Cell]) -> dict[str, Path]:
     """Where each cell's reference image is, by the cell's key."""
     if (source := parameters.sweeps[sweep].reference) != "own":
-        return {c.key: run_folder(source) / f"{c.image}.mkv" for c in cells}
+        return {c.key: parameters.runs / source / f"{c.image}.mkv" for c in cells}
     folder = parameters.benchmark.folder
     files = {s["id"]: folder / s["image-path"] for s in load_samples(folder)}
     return {c.key: files[c.sample] for c in cells}
@@ -179,6 +220,8 @@ def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict, images: 
     writer.writeheader()
     for cell in cells:
         status, reason = outcome.get(cell.key, ("ok", ""))
+        if status == "ok" and (note := folder / f"{cell.key}.txt").exists():  # what a method said about this video
+            reason = note.read_text()
         row = asdict(cell) | {
             "key": cell.key,
             "status": status,
@@ -191,6 +234,6 @@ def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict, images: 
 
 def _prune(folder: Path, cells: Iterable[Cell]) -> None:
     keep = {c.key for c in cells}
-    for file in [*folder.glob("*.mkv"), *folder.glob("*.csv.gz")]:
+    for file in [*folder.glob("*.mkv"), *folder.glob("*.csv.gz"), *folder.glob("*.txt")]:
         if file.name.split(".")[0] not in keep:
             file.unlink()

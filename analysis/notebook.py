@@ -15,23 +15,23 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-SOURCES, TARGETS = Path("notebooks"), Path("results/notebooks")
+SOURCES = Path("notebooks")
 
 
-def execute(name: str, parameters: dict) -> Path:
-    """Run `notebooks/<name>.ipynb` with `parameters`; the executed copy's path.
+def execute(name: str, parameters: dict, results: Path = Path("results")) -> Path:
+    """Run `notebooks/<name>.ipynb` with `parameters`; the path of the executed copy, in `<results>/notebooks/`.
 
     Raises ValueError for a notebook that does not exist, a parameter that it does not have, or a cell that fails.
     """
-    source, target = SOURCES / f"{name}.ipynb", TARGETS / f"{name}.ipynb"
+    source, target = SOURCES / f"{name}.ipynb", results / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
         raise ValueError(f"no notebook {source}; there are {sorted(p.stem for p in SOURCES.glob('*.ipynb'))}")
     known = papermill.inspect_notebook(str(source))
     if unknown := set(parameters) - set(known):
         raise ValueError(f"notebooks.{name}: unknown parameters {sorted(unknown)}; the notebook has {sorted(known)}")
-    for folder in (TARGETS, Path("results/tables"), Path("results/figures")):
-        folder.mkdir(parents=True, exist_ok=True)
-    partial = TARGETS / f"_failed_{name}.ipynb"
+    for folder in ("notebooks", "tables", "figures"):
+        (results / folder).mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"_failed_{name}.ipynb")
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     try:

@@ -24,11 +24,13 @@ class Benchmark(_Strict):
 
 
 class Backbone(_Strict):
-    """A diffusers checkpoint, a local folder or a hub name with its revision, and how to sample from it."""
+    """A diffusers checkpoint, a local folder or a hub name with its revision, and how to sample from it. `delta` is a
+    file of tuned tensors that are put over the transformer's. `max_sequence_length` is the pipeline's own if not given."""
 
     checkpoint: str
     revision: str | None = None
-    pipeline: Literal["WanPipeline", "WanImageToVideoPipeline"]
+    delta: str | None = None
+    pipeline: Literal["WanPipeline", "WanImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXImageToVideoPipeline"]
     dtype: Literal["float32", "bfloat16", "float16"]
     height: int
     width: int
@@ -36,6 +38,7 @@ class Backbone(_Strict):
     fps: int
     steps: Annotated[int, Field(ge=1, le=1000)]
     negative_prompt: str
+    max_sequence_length: Annotated[int, Field(ge=1)] | None = None
 
 
 class Recorded(_Strict):
@@ -49,8 +52,16 @@ class Recorded(_Strict):
     queries: Annotated[int, Field(ge=1)] | None = None
 
 
+class FullSize(_Strict):
+    """The samples and seeds of a sweep's full-size run."""
+
+    samples: Annotated[int, Field(ge=1)]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+
+
 class Sweep(_Strict):
-    """A grid of cells: every method, guidance scale and blur, on the first `samples` samples, for every seed."""
+    """A grid of cells: every method, guidance scale and blur, on the first `samples` samples, for every seed; `full` says
+    how many there are in the full-size run."""
 
     backbone: str
     samples: Annotated[int, Field(ge=1)]
@@ -61,10 +72,12 @@ class Sweep(_Strict):
     prompts: Literal["own", "shuffled"] = "own"
     reference: str = "own"
     record: Recorded | None = None
+    full: FullSize | None = None
 
 
 class Parameters(_Strict):
-    """All of params.yaml. `testbed` and `notebooks` are read by their own programs."""
+    """All of params.yaml. `testbed` and `notebooks` are read by their own programs. `full_size` is set by
+    `load_parameters`: then videos and results have folders of their own."""
 
     benchmark: Benchmark
     backbones: dict[str, Backbone]
@@ -72,6 +85,22 @@ class Parameters(_Strict):
     sweeps: dict[str, Sweep]
     testbed: dict
     notebooks: dict[str, dict]
+    full_size: bool = False
+
+    @property
+    def runs(self) -> Path:
+        """Where the sweeps' videos lie, a folder each."""
+        return Path("runs/full") if self.full_size else Path("runs")
+
+    @property
+    def other_runs(self) -> Path:
+        """Where the videos of the other size lie, of which some are the same."""
+        return Path("runs") if self.full_size else Path("runs/full")
+
+    @property
+    def results(self) -> Path:
+        """Where scores, tables and figures go."""
+        return Path("results/full") if self.full_size else Path("results")
 
     @model_validator(mode="after")
     def _names_exist(self):
@@ -85,13 +114,32 @@ class Parameters(_Strict):
         return self
 
 
-def load_parameters(path: Path | str = "params.yaml") -> Parameters:
-    """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong."""
+def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> Parameters:
+    """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong.
+
+    full: the sweeps that have a full-size run, with its samples and seeds.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no parameter file {path}; run from the repository's root")
     try:
-        return Parameters.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
+        parameters = Parameters.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {problems}") from None
+    if not full:
+        return parameters
+    sweeps = {
+        name: sweep.model_copy(update={"samples": sweep.full.samples, "seeds": sweep.full.seeds})
+        for name, sweep in parameters.sweeps.items()
+        if sweep.full is not None
+    }
+    return parameters.model_copy(update={"sweeps": sweeps, "full_size": True})
+
+
+def sweeps_by_backbone(parameters: Parameters, study: str) -> dict[str, str]:
+    """{backbone: sweep} of one study on several backbones: the sweep of that name, and those with the first part of a
+    backbone's name before it, such as `baseline` and `cogvideox-baseline`; only sweeps that exist."""
+    lineages = sorted({name.split("-")[0] for name in parameters.backbones})
+    names = [study, *(f"{lineage}-{study}" for lineage in lineages)]
+    return {parameters.sweeps[name].backbone: name for name in names if name in parameters.sweeps}

@@ -19,7 +19,7 @@ from testbed.world import render
 from .fidelity import psnr
 from .parameters import Parameters
 from .progress import track
-from .store import write_atomically
+from .store import write_table
 
 
 @lru_cache(maxsize=1)
@@ -58,5 +58,5 @@ def reconstruct(parameters: Parameters, backbone: str, executor: Executor, out: 
     one = partial(_one, checkpoint=parameters.backbones[backbone].checkpoint)
     parts = track(executor.map(one, samples, chunksize=8), len(samples), "reconstruct")
     table = pd.DataFrame([row for part in parts for row in part])
-    write_atomically(out, lambda path: table.to_csv(path, index=False, lineterminator="\n"))
+    write_table(table, out)
     return table

@@ -35,8 +35,3 @@ def load_samples(folder: Path) -> list[dict]:
 def load_reference(path: Path) -> Image.Image:
     """An image, or the first frame of a video."""
     return Image.fromarray(read_video(path)[0]) if path.suffix == ".mkv" else Image.open(path).convert("RGB")
-
-
-def run_folder(sweep: str) -> Path:
-    """Where a sweep's videos lie."""
-    return Path("runs") / sweep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,8 +19,8 @@ from .fidelity import fidelity
 from .flow import pair_scores
 from .parameters import Parameters
 from .progress import track
-from .samples import load_reference, load_samples, run_folder
-from .store import read_video, write_atomically
+from .samples import load_reference, load_samples
+from .store import read_video, write_atomically, write_table
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
@@ -71,18 +71,22 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
     return out
 
 
-def score(parameters: Parameters, sweep: str, workers: int | None = None) -> pd.DataFrame:
+def default_executor(workers: int | None = None) -> Executor:
+    """One process per core."""
+    return ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn"))
+
+
+def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFrame:
     """Score `runs/<sweep>/` and write `results/scores/<sweep>.csv`, a row per (setting, seed, sample)."""
-    folder = run_folder(sweep)
+    folder = parameters.runs / sweep
     if not (folder / "manifest.csv").is_file():
         raise ValueError(f"no manifest in {folder}: run `python -m analysis generate {sweep}` first")
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False).to_dict("records")
     samples = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     one = partial(score_video, folder=folder, frames=backbone.frames)
-    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn")) as executor:
-        results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
-        rows = list(track(results, len(manifest), f"score {sweep}"))
+    results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
+    rows = list(track(results, len(manifest), f"score {sweep}"))
     table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
     table.columns = [c.replace("-", "_") for c in table.columns]
     columns = [
@@ -99,10 +103,10 @@ def score(parameters: Parameters, sweep: str, workers: int | None = None) -> pd.
     table = table.reindex(columns=columns)
     first = [s["id"] for s in list(samples.values())[:STRIPS]]
     sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
-    write_atomically(Path("results/frames") / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png"))
     write_atomically(
-        Path("results/scores") / f"{sweep}.csv", lambda p: table.to_csv(p, index=False, lineterminator="\n")
+        parameters.results / "frames" / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png")
     )
+    write_table(table, parameters.results / "scores" / f"{sweep}.csv")
     return table
 
 

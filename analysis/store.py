@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 
 
 def content_key(settings: dict) -> str:
@@ -27,6 +28,11 @@ def write_atomically(path: Path, write) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    """Write a table as CSV without its index; the same table gives the same bytes on every system."""
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format=float_format, lineterminator="\n"))
 
 
 def write_video(path: Path, video: np.ndarray, fps: int) -> None:

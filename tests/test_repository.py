@@ -49,15 +49,9 @@ def test_parameters_and_stages_match_the_notebooks(path):
 def test_every_sweep_has_its_stages():
     sweeps = set(load_parameters(ROOT / "params.yaml").sweeps)
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
-    commands = [
-        stage["cmd"].replace("${item.sweep}", sweep)
-        for stage in stages.values()
-        for sweep in stage.get("matrix", {}).get("sweep", [""])
-    ]
     for step in ("generate", "score"):
-        assert sorted(c for c in commands if f" {step} " in c) == sorted(
-            f"python -m analysis {step} {s}" for s in sweeps
-        )
+        commands = [s["cmd"] for s in stages.values() if str(s["cmd"]).startswith(f"python -m analysis {step} ")]
+        assert sorted(name for c in commands for name in c.split()[4:]) == sorted(sweeps)
     assert all(s.get("desc") for s in stages.values())
 
 
