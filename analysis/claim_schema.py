@@ -55,6 +55,8 @@ Sign = Literal["higher", "lower"]
 
 
 class Strict(BaseModel):
+    """Refuses unknown keys, and changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

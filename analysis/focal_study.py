@@ -68,7 +68,7 @@ class CacheMaps:
         return hidden
 
 
-def _one(cell: Cell, image: Path, truth, backbone: Backbone, guidance: FocalGuidance, draw: bool):
+def _one(cell: Cell, image: Path, truth, draw: bool, *, backbone: Backbone, guidance: FocalGuidance):
     """(rows of localisation, rows of maps) of one sample."""
     pipe = load_pipeline(backbone)
     everything = replace(guidance, sign=1, select=-1.0)
@@ -132,15 +132,11 @@ def focal_study(
     images = reference_files(alone, "focal", cells)
     scenes = {record["id"]: scene for record, scene, _ in draw_benchmark(parameters.benchmark.seed)}
     one = partial(_one, backbone=parameters.backbones[backbone], guidance=guidance)
-    work = executor.map(_spread, [(one, c, images[c.key], scenes[c.sample], i < drawn) for i, c in enumerate(cells)])
+    truths, draws = [scenes[c.sample] for c in cells], [i < drawn for i in range(len(cells))]
+    work = executor.map(one, cells, [images[c.key] for c in cells], truths, draws)
     found = list(track(work, len(cells), "focal study"))
     words = pd.DataFrame([row for rows, _ in found for row in rows])
     maps = pd.concat([part for _, parts in found for part in parts], ignore_index=True)
     for name, table in (("focal-words", words), ("focal-maps", maps)):
         write_table(table.round(4), out / f"{name}.csv")
     return words
-
-
-def _spread(job):
-    one, cell, image, scene, draw = job
-    return one(cell, image, scene, draw=draw)
