@@ -32,8 +32,8 @@ def test_objects_are_found_by_their_colour():
 
 def test_the_study_writes_words_and_maps(tmp_path):
     class Here:
-        def map(self, function, jobs):
-            return map(function, jobs)
+        def map(self, function, *jobs):
+            return map(function, *jobs)
 
     parameters = load_parameters()
     backbones = {n: b.model_copy(update={"steps": 2, "frames": 9}) for n, b in parameters.backbones.items()}
