@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -42,6 +44,22 @@ def published_changes(tables: dict[str, pd.DataFrame]):
         plots.forest(ax, part.assign(name=name, mean=part["difference"]), "name", line=0.0)
         ax.set(xlabel="change of adherence (points)", title=f"{backbone}, {part['n'].min()} prompts")
     figure.suptitle("Does the method make the model follow the prompt? Steered minus unsteered", fontweight="bold")
+    return figure
+
+
+def events(videos: dict[str, pd.DataFrame], methods: list[str]):
+    """Adherence per event type under each method without guidance, on the samples and seeds that all of them have."""
+    figure, axes = plt.subplots(len(videos), 1, figsize=(9.5, 3.4 * len(videos)), squeeze=False)
+    for ax, (backbone, own) in zip(axes[:, 0], videos.items(), strict=True):
+        parts = {m: own[(own["method"] == m) & (own["guidance_scale"] == 1)] for m in methods}
+        parts = {"unsteered" if m == "none" else m: part for m, part in parts.items() if len(part)}
+        common = reduce(lambda a, b: a.merge(b), [part[["sample", "seed"]] for part in parts.values()])
+        plots.bars_by_event(ax, {name: part.merge(common) for name, part in parts.items()})
+        count = common["sample"].nunique()
+        ax.set(ylim=(0, 100), ylabel="all questions right (%)", title=f"{backbone}, {count} prompts")
+        ax.set_xlabel("event asked for")
+    axes[-1, 0].legend(ncols=len(methods), loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    figure.suptitle("Which events a method helps: adherence per event type", fontweight="bold")
     return figure
 
 

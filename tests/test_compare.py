@@ -113,6 +113,7 @@ def test_every_figure_is_drawn():
     changes = {b: against_unsteered(v, ["adherence"], [("alignvid", 1.0), ("alg", 1.0)]) for b, v in videos.items()}
     for figure in (
         sweep_figures.published_changes(changes),
+        sweep_figures.events(videos, ["none", "alignvid", "alg"]),
         sweep_figures.trade_offs(videos),
         sweep_figures.alignvid_places(parameters, videos),
         sweep_figures.dymos_strengths(parameters, videos),

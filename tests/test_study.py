@@ -185,3 +185,23 @@ def test_shards_cover_everything_once(world):
     for part in ("0/2", "1/2"):
         assert call(world, "generate", "parts", "--shard", part, "--workers", "1")[0] == 0
     assert len(list((world / "runs/parts").glob("*.mkv"))) == 3
+
+
+def test_the_full_size_run_has_its_own_folders_and_takes_over_equal_videos(world):
+    parameters = read_parameters(world)
+    sized = parameters["sweeps"]["small"] | {"samples": 1, "full": {"samples": 2, "seeds": [0, 1]}}
+    parameters["sweeps"]["sized"] = sized
+    write_parameters(world, parameters)
+    assert call(world, "generate", "sized", "--workers", "1")[0] == 0
+    (small,) = (world / "runs/sized").glob("*.mkv")
+    mark = small.read_bytes() + b"\0"  # what follows the end of a video is not read, but tells a copy from a new one
+    small.write_bytes(mark)
+    code, _, err = call(world, "generate", "--full", "--workers", "1")
+    assert code == 0, err
+    found = {p.name: p for p in (world / "runs/full/sized").glob("*.mkv")}
+    assert len(found) == 4 and found[small.name].read_bytes() == mark
+    assert [p.name for p in (world / "runs/full").iterdir()] == ["sized"], "sweeps without a full size are left out"
+    code, _, err = call(world, "score", "--full", "--workers", "1")
+    assert code == 0, err
+    scores = pd.read_csv(world / "results/full/scores/sized.csv")
+    assert list(scores["status"]) == ["ok"] * 4 and not (world / "results/scores/sized.csv").exists()
