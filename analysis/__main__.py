@@ -18,14 +18,14 @@ Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per
 
 
 @app.command()
-def reconstruct(backbone: str = "wan-i2v", workers: Workers = None):
-    """Encode and decode the benchmark's true clips; scores per question into results/scores/reconstruction.csv."""
+def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
+    """Encode and decode the true clips of the benchmark's first samples; scores per question into results/scores/reconstruction.csv."""
     parameters = load_parameters()
     from .generate import default_executor
     from .reconstruct import reconstruct
 
     with default_executor(workers) as executor:
-        table = reconstruct(parameters, backbone, executor, Path("results/scores/reconstruction.csv"))
+        table = reconstruct(parameters, backbone, executor, Path("results/scores/reconstruction.csv"), samples)
     print(f"reconstruction: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
 

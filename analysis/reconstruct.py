@@ -52,9 +52,9 @@ def _one(sample, checkpoint: str) -> list[dict]:
     ]
 
 
-def reconstruct(parameters: Parameters, backbone: str, executor: Executor, out: Path) -> pd.DataFrame:
-    """One row per question of every benchmark sample; psnr in dB is the sample's. Written to `out` as CSV."""
-    samples = draw_benchmark(parameters.benchmark.seed)
+def reconstruct(parameters: Parameters, backbone: str, executor: Executor, out: Path, samples: int) -> pd.DataFrame:
+    """One row per question of the benchmark's first `samples`; psnr in dB is the sample's. Written to `out` as CSV."""
+    samples = draw_benchmark(parameters.benchmark.seed)[:samples]
     one = partial(_one, checkpoint=parameters.backbones[backbone].checkpoint)
     parts = track(executor.map(one, samples, chunksize=8), len(samples), "reconstruct")
     table = pd.DataFrame([row for part in parts for row in part])

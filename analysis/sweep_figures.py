@@ -14,6 +14,7 @@ from .parameters import Parameters
 
 FAMILIES = ("alignvid", "dymos", "alg", "focal")
 ALONE = {"alignvid": "alignvid", "dymos": "dymos-1", "alg": "alg", "focal": "focal-full"}  # published, in the pairs
+FAR = 3.0  # dB below the unsteered model; what lies further is drawn at the edge
 WINDOWS, BLOCKS = ["early", "middle", "late", "all"], ["calibrated", "first_half", "all"]
 
 
@@ -74,7 +75,10 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
         groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
         groups["guidance alone"] = plain & ~groups["unsteered"]
         groups |= {f: table["method"].str.startswith(f) & ~combined for f in FAMILIES} | {"combined": combined}
+        edge = table[x][groups["unsteered"]].iloc[0] - FAR
+        table[x], beyond = table[x].clip(lower=edge), table[x] < edge
         for ax, y in zip(axes[:, column], ("adherence", "flow_px"), strict=True):
+            ax.scatter(table[x][beyond], table[y][beyond], marker="<", color="grey", s=90, label="further left")
             for i, (name, mine) in enumerate(groups.items()):
                 style = {"color": "black", "marker": "xP"[i], "s": 60} if i < 2 else {"color": f"C{i - 2}", "s": 22}
                 ax.scatter(table[x][mine], table[y][mine], alpha=0.85, label=name, **style)
@@ -87,23 +91,24 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
 
 
 def alignvid_places(parameters: Parameters, videos: dict[str, pd.DataFrame]):
-    """AlignVid's strength as a curve, and its windows and blocks as maps of adherence and fidelity."""
+    """AlignVid's strength as a curve, its windows and blocks as a map; two rows per backbone, adherence and fidelity."""
     strength = varied(parameters, "alignvid", ["gamma"])
     places = varied(parameters, "alignvid", ["window", "blocks"])
-    figure, axes = plt.subplots(len(videos), 3, figsize=(12.5, 3.6 * len(videos)), squeeze=False)
-    for row, (backbone, own) in zip(axes, videos.items(), strict=True):
+    measures = ["adherence", "background_psnr"]
+    figure, axes = plt.subplots(2 * len(videos), 2, figsize=(10, 5.8 * len(videos)), squeeze=False)
+    for rows, (backbone, own) in zip(axes.reshape(-1, 2, 2), videos.items(), strict=True):
         wanted = dict.fromkeys([*strength["method"], *places["method"]])
         here = [(m, 1.0) for m in wanted if (m, 1.0) in cells_of(own)]
-        table = against_unsteered(own, ["adherence", "background_psnr"], here)
-        for i, (measure, part) in enumerate(table.groupby("measure")):
+        table = against_unsteered(own, measures, here)
+        for (curve, place), measure in zip(rows, measures, strict=True):
+            part = table[table["measure"] == measure]
             line = part.merge(strength, on="method").sort_values("gamma")
-            errorbars(row[0], line["gamma"], line, color=f"C{i}", label=label(measure))
+            errorbars(curve, line["gamma"], line)
+            curve.set(xlabel="gamma", ylabel=f"change of\n{label(measure)}", title=f"{backbone}: strength")
             grid = part.merge(places, on="method")
             grid = grid[grid["window"].isin(WINDOWS)].pivot(index="blocks", columns="window", values="difference")
-            plots.change_map(row[1 + i], grid.reindex(index=BLOCKS, columns=WINDOWS), f"change of {label(measure)}")
-            row[1 + i].set(xlabel="steps", ylabel="blocks", title=f"{backbone}: {MEASURES[measure][0]}")
-        row[0].set(xlabel="gamma", ylabel="change against unsteered", title=f"{backbone}: strength")
-        row[0].legend(fontsize=8)
+            plots.change_map(place, grid.reindex(index=BLOCKS, columns=WINDOWS), f"change ({MEASURES[measure][2]})")
+            place.set(xlabel="steps", ylabel="blocks", title=f"{backbone}: change of {MEASURES[measure][0]}")
     figure.suptitle("AlignVid: how strongly, when and where it scales", fontweight="bold")
     return figure
 
@@ -140,6 +145,7 @@ def pairs_against_sums(videos: dict[str, pd.DataFrame]):
         for i, pair in enumerate(pairs):
             total = sum(table.loc[ALONE[part], "difference"] for part in pair.split("+"))
             y, low, high = table.loc[pair, ["difference", "low", "high"]]
+            total += 0.4 * (i - (len(pairs) - 1) / 2)  # pairs with equal sums are drawn side by side
             ax.errorbar(total, y, yerr=[[y - low], [high - y]], marker="o", capsize=3, color=f"C{i}", label=pair)
         ax.axline((0, 0), slope=1, color="grey", lw=1)
         ax.set(xlabel="sum of the two changes (points)", ylabel="change of the pair (points)", title=backbone)
