@@ -69,6 +69,15 @@ def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
 
 
 @app.command()
+def describe_full():
+    """Write results/full/README.md: the sweeps of the full-size run, their samples and seeds, and the machine."""
+    from .full_size import describe_run
+
+    parameters = load_parameters(full=True)
+    describe_run(parameters, parameters.results / "README.md")
+
+
+@app.command()
 def attention(sweeps: Sweeps = None, full: Full = False):
     """Summarise the recordings of sweeps into results/attention/SWEEP-*.csv."""
     from .attention import summarise_recordings

@@ -67,8 +67,17 @@ def _verdict(row: dict) -> str:
     return verdict(row["low"], row["high"], SIGNS[row["claimed"]], row["line"])
 
 
-def page(table: pd.DataFrame, claims: Claims, notebooks: str) -> str:
-    """The Markdown page of a table of `decide`; notebooks: the folder that it links to."""
+# full size or not -> what the page says of its run
+NOTES = {
+    False: "**This is the small run**, in which few videos stand behind a verdict; those of the full-size run, by the same "
+    "rule, are in [full/claims.md](full/claims.md).",
+    True: "**This is the full-size run**; its samples, seeds and machine are in [README.md](README.md). Studies of layers and "
+    "times are those of the small run.",
+}
+
+
+def page(table: pd.DataFrame, claims: Claims, notebooks: str, note: str = "") -> str:
+    """The Markdown page of a table of `decide`; notebooks: the folder that it links to; note: which run this is."""
     words = [f"{s} {word}" for word, s in SYMBOLS.items()]
     counts = table.groupby(["model", "paper"])["verdict"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=list(SYMBOLS), fill_value=0)
@@ -82,6 +91,7 @@ def page(table: pd.DataFrame, claims: Claims, notebooks: str) -> str:
         "p, corrected by Holm within the claim's family, is below 0.05; contradicted if the same holds of the other side; else "
         "inconclusive. Times have quartiles over rounds and no p. These are verdicts about the small models of this "
         "repository, not about the papers' checkpoints.",
+        *(["", note] if note else []),
     ]
     for paper, title in claims.papers.items():
         part = table[table["paper"] == paper]
@@ -117,6 +127,9 @@ def write_claims(claims: Claims, study: Study) -> pd.DataFrame:
     table = decide(claims, study)
     notebooks = os.path.relpath("results/notebooks", study.root)
     csv = table.astype({"n": "Int64"}).to_csv(index=False, float_format="%.3g", lineterminator="\n")
-    for path, text in ((Path("tables/claims.csv"), csv), (Path("claims.md"), page(table, claims, notebooks))):
+    for path, text in (
+        (Path("tables/claims.csv"), csv),
+        (Path("claims.md"), page(table, claims, notebooks, NOTES[study.parameters.full_size])),
+    ):
         write_atomically(study.root / path, lambda p, text=text: p.write_text(text))
     return table

@@ -14,14 +14,14 @@ from .parameters import Parameters
 from .score import STRIPS
 from .statistics import holm, mean_interval, paired_difference
 
-# Column of the scores: (what it is called, factor, unit). The estimator is part of the name.
+# Column of the scores: (what it is called, factor, unit, digits). The estimator is part of the name.
 MEASURES = {
-    "adherence": ("all questions right", 100.0, "%"),
-    "macro": ("questions right", 100.0, "%"),
-    "flow_px": ("motion, optical flow", 1.0, "px/frame"),
-    "background_psnr": ("background fidelity, PSNR", 1.0, "dB"),
-    "first_psnr": ("first-frame fidelity, PSNR", 1.0, "dB"),
-    "sharpness_retention": ("sharpness kept", 1.0, "ratio"),
+    "adherence": ("all questions right", 100.0, "%", 1),
+    "macro": ("questions right", 100.0, "%", 1),
+    "flow_px": ("motion, optical flow", 1.0, "px/frame", 3),
+    "background_psnr": ("background fidelity, PSNR", 1.0, "dB", 2),
+    "first_psnr": ("first-frame fidelity, PSNR", 1.0, "dB", 2),
+    "sharpness_retention": ("sharpness kept", 1.0, "ratio", 2),
 }
 CELL = ["method", "guidance_scale"]
 
@@ -65,6 +65,21 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
     table = pd.DataFrame(rows)
     table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
     return table
+
+
+def glance(changes: pd.DataFrame) -> str:
+    """A Markdown table of `against_unsteered`: a row per setting, a column per measure, changes with their intervals."""
+    columns = list(dict.fromkeys(changes["measure"]))
+    names = [f"{MEASURES[c][0]} ({'points' if MEASURES[c][2] == '%' else MEASURES[c][2]})" for c in columns]
+    lines = [f"| setting | prompts | {' | '.join(names)} |", "|---" * (len(columns) + 2) + "|"]
+    for (method, scale), rows in changes.groupby(CELL, sort=False):
+        rows = rows.set_index("measure").loc[columns]
+        digits = [MEASURES[c][3] for c in columns]
+        values = rows[["difference", "low", "high"]].to_numpy()
+        cells = [f"{d:+.{n}f} ({lo:.{n}f} to {hi:.{n}f})" for (d, lo, hi), n in zip(values, digits, strict=True)]
+        name = f"`{method}`" + (f", guidance {scale:g}" if scale != 1 else "")
+        lines.append(f"| {name} | {rows['n'].iloc[0]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

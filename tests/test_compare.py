@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import plots, sweep_figures
-from analysis.compare import against_unsteered, comparison, means, pareto, settings, shown_samples, varied
+from analysis.compare import against_unsteered, comparison, glance, means, pareto, settings, shown_samples, varied
 from analysis.parameters import load_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +102,14 @@ def test_means_are_in_their_units():
     row = means(scores([("none", 2, 1.0)]), ["adherence", "flow_px"]).iloc[0]
     assert row["adherence"] == 50 and row["adherence low"] < 50 < row["adherence high"]
     assert row["flow_px"] == pytest.approx(2.55)
+
+
+def test_a_glance_has_a_row_per_setting():
+    table = scores([("none", 0, 1.0), ("none", 0, 3.0), ("alg", 3, 1.0), ("alg", 4, 3.0)])
+    lines = glance(against_unsteered(table, ["adherence", "flow_px"], [("alg", 1.0), ("alg", 3.0)])).splitlines()
+    assert lines[0] == "| setting | prompts | all questions right (points) | motion, optical flow (px/frame) |"
+    assert lines[2].startswith("| `alg` | 12 | +25.0 (") and lines[2].endswith("| +3.000 (3.000 to 3.000) |")
+    assert lines[3].startswith("| `alg`, guidance 3 | 12 | +33.3 (") and len(lines) == 4
 
 
 def test_every_figure_is_drawn():
