@@ -203,7 +203,7 @@ def test_failed_videos_make_a_cell_incomplete(some):
 
 def test_scores_on_other_references_are_taken_only_where_they_are_named():
     rng = np.random.default_rng(2)
-    twin = [made_up("cogvideox-twin-i2v", m, rng.random(12), backbone="cogvideox-i2v") for m in ("none", "dymos-1")]
+    twin = [made_up("twin-i2v", m, rng.random(12)) for m in ("none", "dymos-1")]
     cells = cells_of("dymos", pd.concat(twin))
     measured = cells[cells["measured"].map(lambda v: not isinstance(v, str))]
     assert set(measured["table"]) == {"figure3"} and set(measured["row"]) == {"gamma 0", "gamma 1"}
