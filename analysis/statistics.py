@@ -52,8 +52,9 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
     mean, low, high = mean_interval(d, both["sample"])
     gained, lost = int((d > 0).sum()), int((d < 0).sum())
     binary = set(pd.concat([both[f"{column}_a"], both[f"{column}_b"]]).unique()) <= {0, 1}
-    if gained + lost == 0:
-        # Nothing changed: for 0 and 1 the interval is what that many unchanged samples cannot rule out, either way.
+    if not np.any(_by_prompt(d, both["sample"])):
+        # No prompt changed, on the mean of its seeds: for 0 and 1 the interval is what that many unchanged prompts cannot
+        # rule out, either way.
         high = proportion_interval(0, both["sample"].nunique())[1] if binary else 0.0
         low, p = -high, 1.0
     elif binary and both["seed"].nunique() == 1:

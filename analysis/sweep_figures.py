@@ -12,7 +12,8 @@ from . import plots
 from .compare import CELL, MEASURES, against_unsteered, means, pareto, varied
 from .parameters import Parameters
 
-FAMILIES = ("alignvid", "dymos", "alg", "focal")
+# family -> how its methods are called; `scale` is AlignVid everywhere, at every step
+FAMILIES = {"alignvid": ("alignvid", "scale"), "dymos": ("dymos",), "alg": ("alg",), "focal": ("focal",)}
 ALONE = {"alignvid": "alignvid", "dymos": "dymos-1", "alg": "alg", "focal": "focal-full"}  # published, in the pairs
 FAR = 3.0  # dB below the unsteered model; what lies further is drawn at the edge
 WINDOWS, BLOCKS = ["early", "middle", "late", "all"], ["calibrated", "first_half", "all"]
@@ -74,7 +75,8 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
         combined = table["method"].str.contains("+", regex=False) | (table["method"] == "all-methods")
         groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
         groups["guidance alone"] = plain & ~groups["unsteered"]
-        groups |= {f: table["method"].str.startswith(f) & ~combined for f in FAMILIES} | {"combined": combined}
+        groups |= {f: table["method"].str.startswith(starts) & ~combined for f, starts in FAMILIES.items()}
+        groups["combined"] = combined
         edge = table[x][groups["unsteered"]].iloc[0] - FAR
         table[x], beyond = table[x].clip(lower=edge), table[x] < edge
         for ax, y in zip(axes[:, column], ("adherence", "flow_px"), strict=True):

@@ -114,3 +114,11 @@ def test_shipped_checkpoints_are_small_and_load(name):
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
     assert type(pipe).__name__ == {"wan-i2v": "WanImageToVideoPipeline", "wan-t2v": "WanPipeline"}[name]
     assert len(pipe.transformer.blocks) >= 10
+
+
+def test_the_readme_quotes_the_full_size_run():
+    readme = (ROOT / "README.md").read_text()
+    assert (ROOT / "results/full/tables/07_glance.md").read_text() in readme
+    page = (ROOT / "results/full/claims.md").read_text().splitlines()
+    (count,) = [line.strip("*") for line in page if line.startswith("**wan-i2v")]
+    assert count in readme

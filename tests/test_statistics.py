@@ -94,3 +94,12 @@ def test_verdicts_follow_the_interval():
     ]  # fmt: skip
     assert verdict(-0.2, -0.1, -1) == "supported" and verdict(0.9, 0.95, -1, line=1) == "supported"
     assert verdict(float("nan"), float("nan"), 1) == "inconclusive"
+
+
+def test_seeds_that_cancel_within_every_prompt_are_no_change():
+    rows = [(f"s{i}", seed) for i in range(12) for seed in (0, 1)]
+    a = pd.DataFrame(rows, columns=["sample", "seed"]).assign(right=lambda t: t["seed"])
+    b = a.assign(right=1 - a["right"])
+    found = paired_difference(a, b, "right")
+    assert (found["difference"], found["p"], found["gained"], found["lost"]) == (0, 1, 12, 12)
+    assert found["low"] == -found["high"] < 0
