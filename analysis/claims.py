@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
@@ -12,7 +11,7 @@ from .claim_data import NotRun, Study
 from .claim_schema import Claim, Claims
 from .claim_tests import SIGNS, TESTS, Effect, cost
 from .statistics import holm, verdict
-from .store import write_atomically
+from .store import write_atomically, write_table
 
 LEVEL = 0.05
 ENDS = ["effect", "low", "high"]
@@ -126,10 +125,7 @@ def write_claims(claims: Claims, study: Study) -> pd.DataFrame:
     """Decide all claims and write `<root>/tables/claims.csv` and `<root>/claims.md`."""
     table = decide(claims, study)
     notebooks = os.path.relpath("results/notebooks", study.root)
-    csv = table.astype({"n": "Int64"}).to_csv(index=False, float_format="%.3g", lineterminator="\n")
-    for path, text in (
-        (Path("tables/claims.csv"), csv),
-        (Path("claims.md"), page(table, claims, notebooks, NOTES[study.parameters.full_size])),
-    ):
-        write_atomically(study.root / path, lambda p, text=text: p.write_text(text))
+    text = page(table, claims, notebooks, NOTES[study.parameters.full_size])
+    write_table(table.astype({"n": "Int64"}), study.root / "tables/claims.csv", "%.3g")
+    write_atomically(study.root / "claims.md", lambda p: p.write_text(text))
     return table

@@ -8,7 +8,7 @@ from .claim_data import PAIR, NotRun, Study, common
 from .claim_schema import SCORES, Claims, Difference, LedgerRow
 from .claim_tests import difference
 from .statistics import holm
-from .store import write_atomically
+from .store import write_table
 
 ENDS = ["value", "low", "high"]
 MEASURED = ("adherence", "flow_px", "background_psnr")  # following the prompt, moving, keeping the reference
@@ -49,6 +49,5 @@ def measure(claims: Claims, study: Study) -> pd.DataFrame:
 def write_ledger(claims: Claims, study: Study) -> pd.DataFrame:
     """Measure all entries and write `<root>/tables/ledger.csv`."""
     table = measure(claims, study)
-    csv = table.astype({"n": "Int64", "changed": "Int64"}).to_csv(index=False, float_format="%.3g", lineterminator="\n")
-    write_atomically(study.root / "tables/ledger.csv", lambda p: p.write_text(csv))
+    write_table(table.astype({"n": "Int64", "changed": "Int64"}), study.root / "tables/ledger.csv", "%.3g")
     return table

@@ -22,7 +22,7 @@ from .clips import Shards, Source, cache_name, encode_clips
 from .generate import load_pipeline
 from .parameters import Parameters
 from .post_training import Tuning, tune, tuned_parameters, weak_blocks
-from .store import content_key, write_atomically
+from .store import content_key, write_atomically, write_table
 
 
 def read_settings(parameters: Parameters, variants: list[str] | None = None, **changed):
@@ -114,8 +114,7 @@ def tune_focal(
         part.to(pipe.transformer.device)
     table = pd.concat(losses, ignore_index=True)
     if here.is_main_process:
-        save = partial(table.round(5).to_csv, index=False, lineterminator="\n")
-        write_atomically(out / "losses.csv", save)
+        write_table(table.round(5), out / "losses.csv")
         size = sum(p.numel() for p in tuned_parameters(pipe.transformer, weak).values())
         text = card(name, source, tuning, sorted(weak), size, rows)
         write_atomically(out / "README.md", lambda path: path.write_text(text))

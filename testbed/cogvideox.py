@@ -19,7 +19,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from .models import HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, SLOTS, TEXT_DIM, build_tokenizer
+from .models import HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, SLOTS, TEXT_DIM, build_tokenizer, text_encoder_settings
 from .world import FRAMES, SIZE
 
 SIDE = SIZE // 8  # of a latent frame
@@ -43,20 +43,7 @@ def build_vae() -> AutoencoderKLCogVideoX:
 
 def build_text_encoder() -> T5EncoderModel:
     """A two-layer T5 encoder, trained along with the text-to-video transformer and then frozen."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(build_tokenizer()),
-            d_model=TEXT_DIM,
-            d_kv=TEXT_DIM // 4,
-            d_ff=2 * TEXT_DIM,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
+    return T5EncoderModel(T5Config(feed_forward_proj="gated-gelu", **text_encoder_settings()))
 
 
 def build_transformer(*, image_to_video: bool) -> CogVideoXTransformer3DModel:

@@ -58,6 +58,21 @@ def build_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
+def text_encoder_settings() -> dict:
+    """What the T5 encoder of one backbone and the UMT5 encoder of the other have in common: two layers."""
+    return dict(
+        vocab_size=len(build_tokenizer()),
+        d_model=TEXT_DIM,
+        d_kv=TEXT_DIM // 4,
+        d_ff=2 * TEXT_DIM,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+
+
 def build_image_processor() -> CLIPImageProcessorPil:
     """Resize to 64 x 64 and normalise; PIL only, so that torchvision is not needed."""
     side = {"height": SIZE, "width": SIZE}

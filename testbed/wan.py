@@ -30,6 +30,7 @@ from .models import (
     TEXT_DIM,
     build_image_processor,
     build_tokenizer,
+    text_encoder_settings,
 )
 from .world import FRAMES
 
@@ -57,19 +58,7 @@ def build_vae() -> AutoencoderKLWan:
 
 def build_text_encoder() -> UMT5EncoderModel:
     """A two-layer UMT5 encoder, trained along with the text-to-video transformer and then frozen."""
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(build_tokenizer()),
-            d_model=TEXT_DIM,
-            d_kv=TEXT_DIM // 4,
-            d_ff=2 * TEXT_DIM,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
+    return UMT5EncoderModel(UMT5Config(**text_encoder_settings()))
 
 
 def build_transformer(*, image_to_video: bool) -> WanTransformer3DModel:
