@@ -14,6 +14,7 @@ import pandas as pd
 
 from .attention import dominance, frame_distance, frame_matrix, measures
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
+from .gather import gather
 from .parameters import Parameters
 
 PAIR = ["sample", "seed"]
@@ -45,13 +46,10 @@ class Study:
         return self._gather("attention/{}-frames.csv")
 
     def _gather(self, pattern):
-        tables = []
-        for name, sweep in self.parameters.sweeps.items():
-            if (path := self.root / pattern.format(name)).is_file():
-                reference = "own" if sweep.reference == "own" else "twin"
-                known = {"backbone": sweep.backbone, "prompts": sweep.prompts, "reference": reference}
-                tables.append(pd.read_csv(path).assign(**known))
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, "backbone"])
+        try:
+            return gather(self.parameters, self.root, pattern)
+        except ValueError:  # none of the sweeps is there
+            return pd.DataFrame(columns=[*COLUMNS, "backbone"])
 
     def rows(self, table: pd.DataFrame, model: str, setting: Setting) -> pd.DataFrame:
         """The rows of a setting. Raises NotRun if there are none."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from methods.settings import from_dict
 
+from .gather import gather
 from .parameters import Parameters
 from .score import STRIPS
 from .statistics import holm, mean_interval, paired_difference
@@ -29,16 +30,12 @@ CELL = ["method", "guidance_scale"]
 def comparison(parameters: Parameters, backbone: str, folder: Path | str = "results/scores") -> pd.DataFrame:
     """The scores of every sweep of `backbone` on the samples' own prompts and sharp references, a row per video; a
     setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
-    names = [
-        name
-        for name, s in parameters.sweeps.items()
-        if s.backbone == backbone and s.prompts == "own" and s.reference == "own" and 0.0 in s.blur
-    ]
-    files = [file for name in names if (file := Path(folder) / f"{name}.csv").is_file()]
-    if not files:
+    scores = gather(parameters, folder)
+    plain = (scores["prompts"] == "own") & (scores["reference"] == "own") & (scores["blur"] == 0)
+    own = scores[plain & (scores["backbone"] == backbone)]
+    if own.empty:
         raise ValueError(f"no scores of {backbone} in {folder}: run `dvc repro`")
-    scores = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-    return scores[scores["blur"] == 0].drop_duplicates([*CELL, "seed", "sample"]).reset_index(drop=True)
+    return own.drop_duplicates([*CELL, "seed", "sample"]).reset_index(drop=True)
 
 
 def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tuple[str, float]]) -> pd.DataFrame:
@@ -68,17 +65,18 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
 
 
 def glance(changes: pd.DataFrame) -> str:
-    """A Markdown table of `against_unsteered`: a row per setting, a column per measure, changes with their intervals."""
+    """A Markdown table of `against_unsteered` tables with a column `backbone`: a row per backbone and setting, a column per
+    measure, changes with their intervals."""
     columns = list(dict.fromkeys(changes["measure"]))
     names = [f"{MEASURES[c][0]} ({'points' if MEASURES[c][2] == '%' else MEASURES[c][2]})" for c in columns]
-    lines = [f"| setting | prompts | {' | '.join(names)} |", "|---" * (len(columns) + 2) + "|"]
-    for (method, scale), rows in changes.groupby(CELL, sort=False):
+    lines = [f"| backbone | setting | prompts | {' | '.join(names)} |", "|---" * (len(columns) + 3) + "|"]
+    for (backbone, method, scale), rows in changes.groupby(["backbone", *CELL], sort=False):
         rows = rows.set_index("measure").loc[columns]
         digits = [MEASURES[c][3] for c in columns]
         values = rows[["difference", "low", "high"]].to_numpy()
         cells = [f"{d:+.{n}f} ({lo:.{n}f} to {hi:.{n}f})" for (d, lo, hi), n in zip(values, digits, strict=True)]
         name = f"`{method}`" + (f", guidance {scale:g}" if scale != 1 else "")
-        lines.append(f"| {name} | {rows['n'].iloc[0]} | {' | '.join(cells)} |")
+        lines.append(f"| {backbone} | {name} | {rows['n'].iloc[0]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .gather import gather
 from .parameters import Parameters
 from .statistics import mean_interval, paired_difference, verdict
 from .store import write_atomically, write_table
@@ -34,12 +35,9 @@ def load_published(path: Path = PUBLISHED) -> dict[tuple[str, str, str, str], di
 
 
 def load_scores(folder: Path, parameters: Parameters) -> pd.DataFrame:
-    """The scores of all sweeps of params.yaml in a folder, with their own prompts and unblurred references.
-    Raises ValueError when there are none."""
-    tables = [pd.read_csv(p) for p in sorted(folder.glob("*.csv")) if p.stem in parameters.sweeps]
-    if not tables:
-        raise ValueError(f"no scores in {folder}: run `dvc repro score`, or name the folder that has them")
-    scores = pd.concat(tables, ignore_index=True)
+    """The scores of all sweeps in a folder, with their own prompts and unblurred references. Raises ValueError when there
+    are none."""
+    scores = gather(parameters, folder)
     return scores[(scores["prompts"] == "own") & (scores["blur"] == 0)]
 
 

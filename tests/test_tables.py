@@ -203,7 +203,7 @@ def test_failed_videos_make_a_cell_incomplete(some):
 
 def test_scores_on_other_references_are_taken_only_where_they_are_named():
     rng = np.random.default_rng(2)
-    twin = [made_up("twin-i2v", m, rng.random(12)) for m in ("none", "dymos-1")]
+    twin = [made_up("cogvideox-twin-i2v", m, rng.random(12)) for m in ("none", "dymos-1")]
     cells = cells_of("dymos", pd.concat(twin))
     measured = cells[cells["measured"].map(lambda v: not isinstance(v, str))]
     assert set(measured["table"]) == {"figure3"} and set(measured["row"]) == {"gamma 0", "gamma 1"}
@@ -211,7 +211,7 @@ def test_scores_on_other_references_are_taken_only_where_they_are_named():
 
 def test_tables_are_written_from_any_folder(tmp_path, monkeypatch, some):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="no scores in"):
+    with pytest.raises(ValueError, match=r"no SWEEP\.csv in"):
         load_scores(tmp_path, PARAMETERS)
     for sweep, part in some.groupby("sweep"):
         part.to_csv(tmp_path / f"{sweep}.csv", index=False)
