@@ -19,14 +19,15 @@ Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per
 
 @app.command()
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
-    """Encode and decode the true clips of the benchmark's first samples; scores per question into results/scores/reconstruction.csv."""
+    """Encode and decode the true clips of the benchmark's first samples: results/scores/reconstruction-BACKBONE.csv."""
     parameters = load_parameters()
     from .generate import default_executor
     from .reconstruct import reconstruct
 
     with default_executor(workers) as executor:
-        table = reconstruct(parameters, backbone, executor, Path("results/scores/reconstruction.csv"), samples)
-    print(f"reconstruction: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
+        out = Path(f"results/scores/reconstruction-{backbone}.csv")
+        table = reconstruct(parameters, backbone, executor, out, samples)
+    print(f"{backbone}: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
 
 @app.command()
@@ -115,13 +116,22 @@ def foreground(
     segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
     workers: Workers = None,
 ):
-    """Which blocks look at the foreground: results/attention/foreground*-BACKBONE.csv, methods/calibrated_blocks.json."""
+    """Which blocks look at the foreground, into results/attention/foreground*-BACKBONE.csv."""
     from .foreground import foreground
     from .generate import default_executor
 
     with default_executor(workers) as executor:
         out = Path("results/attention")
         foreground(load_parameters(), backbone, executor, samples=samples, out=out, segmenter=segmenter)
+
+
+@app.command()
+def calibrate(backbones: list[str]):
+    """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
+    from .calibration import write_preset
+
+    for name, blocks in write_preset(load_parameters(), backbones, Path("results/attention")).items():
+        print(f"{name}: {blocks}")
 
 
 @app.command()
@@ -203,8 +213,8 @@ def notebook(name: str, full: Full = False):
 
 
 @app.command()
-def curve(samples: int = 60, workers: Workers = None):
-    """Score the states kept in build/training/snapshots into testbed/checkpoints/logs/adherence.csv."""
+def curve(backbone: str = "wan-i2v", samples: int = 60, workers: Workers = None):
+    """Score the states kept while a testbed model was trained into testbed/checkpoints/logs/adherence-BACKBONE.csv."""
     from testbed.__main__ import CHECKPOINTS, TRAINING
 
     from .curve import adherence_curve
@@ -213,8 +223,9 @@ def curve(samples: int = 60, workers: Workers = None):
     with default_executor(workers) as executor:
         table = adherence_curve(
             load_parameters(),
-            TRAINING,
-            CHECKPOINTS / "logs/adherence.csv",
+            backbone,
+            TRAINING / backbone.split("-")[0],
+            CHECKPOINTS / f"logs/adherence-{backbone}.csv",
             executor,
             samples=samples,
             scales=[1.0, 3.0],

@@ -91,7 +91,7 @@ def correlation(test: Correlation, study: Study, model: str) -> Effect:
 def first_half(test: FirstHalf, study: Study, model: str) -> Effect:
     """The share and its interval over resampled prompts; p: how likely so many or so few, if as many blocks were
     picked blindly; two-sided."""
-    from .foreground import calibrate  # loads torch
+    from .calibration import calibrate  # loads torch
 
     table = study.layers("foreground", model)
     found = calibrate(table, "per token")

@@ -11,7 +11,7 @@ from testbed.train import assemble_one
 
 from .cells import expand
 from .generate import run_cell
-from .parameters import Parameters
+from .parameters import Parameters, Sweep
 from .progress import track
 from .samples import load_samples
 from .score import score_video
@@ -21,11 +21,19 @@ SWEEP = "curve"  # the name under which the grid is expanded; its videos go to r
 
 
 def adherence_curve(
-    parameters: Parameters, training: Path, out: Path, executor: Executor, *, samples: int, scales: list[float]
+    parameters: Parameters,
+    name: str,
+    training: Path,
+    out: Path,
+    executor: Executor,
+    *,
+    samples: int,
+    scales: list[float],
 ) -> pd.DataFrame:
     """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
 
-    One state per file `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
+    name: a backbone of the testbed; training: the folder of its lineage, with a state per file
+    `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
     """
     states = sorted((training / "snapshots").glob("i2v-*.safetensors"))
     if not states:
@@ -33,16 +41,16 @@ def adherence_curve(
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
     for state in states:
-        folder = Path("runs") / SWEEP / state.stem
-        assemble_one("wan", training, state, folder / "pipeline", image_to_video=True)
-        backbone = parameters.backbones["wan-i2v"].model_copy(update={"checkpoint": str(folder / "pipeline")})
-        sweep = parameters.sweeps["baseline"].model_copy(update={"samples": samples, "guidance_scale": scales})
-        own = parameters.model_copy(update={"backbones": {"wan-i2v": backbone}, "sweeps": {SWEEP: sweep}})
+        folder = Path("runs") / SWEEP / name / state.stem
+        assemble_one(name.split("-")[0], training, state, folder / "pipeline", image_to_video=True)
+        backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
+        sweep = Sweep(backbone=name, samples=samples, seeds=[0], guidance_scale=scales)
+        own = parameters.model_copy(update={"backbones": {name: backbone}, "sweeps": {SWEEP: sweep}})
         cells = expand(own, SWEEP)
         images = [parameters.benchmark.folder / records[c.sample]["image-path"] for c in cells]
         count = len(cells)
         done = executor.map(run_cell, cells, [backbone] * count, images, [folder] * count)
-        for cell, (status, reason) in zip(cells, track(done, count, f"curve {state.stem}"), strict=True):
+        for cell, (status, reason) in zip(cells, track(done, count, f"curve {name} {state.stem}"), strict=True):
             image = parameters.benchmark.folder / records[cell.sample]["image-path"]
             row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
             scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)

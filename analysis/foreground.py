@@ -7,7 +7,6 @@ video tell how good that is.
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,19 +20,18 @@ import pandas as pd
 from methods.layout import bind, layout_of
 from methods.steer import describe
 
+from .calibration import calibrate
 from .cells import Cell, canonical, expand
 from .estimates import estimates, noisy_and_prediction
 from .generate import load_pipeline, reference_files, sample_video
 from .parameters import Backbone, Parameters, Sweep
 from .progress import track
 from .segment import inner_points, load_sam2, sam2_mask, two_means
-from .statistics import RESAMPLES
-from .store import write_atomically, write_table
+from .store import write_table
 
 MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
 DEFINITIONS = ("mass", "tokens", "per token")
 CHROMA = 30.0  # CIELAB; the world's backgrounds stay below 15
-PRESET = Path("methods/calibrated_blocks.json")
 
 
 def pixel_mask(video: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
@@ -103,73 +101,11 @@ def foreground_ratios(received: np.ndarray, mask: np.ndarray) -> dict[str, np.nd
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """`ratio` (blocks,): mean over prompts; `picked` (blocks,) bool: above the threshold; `resampled` (n, blocks) bool:
-    the picks of bootstrap resamples of the prompts."""
-
-    ratio: np.ndarray
-    picked: np.ndarray
-    resampled: np.ndarray
-
-    @property
-    def blocks(self) -> list[int]:
-        """Positions of the picked blocks."""
-        return np.flatnonzero(self.picked).tolist()
-
-    def stability(self) -> tuple[float, float, float]:
-        """(mean, low, high) Jaccard overlap of the resamples' lists with this one, 95 % of the resamples."""
-        overlap = jaccard(self.resampled, self.picked)
-        return float(overlap.mean()), *_middle(overlap)
-
-    def in_first_half(self) -> tuple[float, float, float]:
-        """(share of the picked blocks that lie in the first half, low, high); nan for an empty list."""
-        half = self.picked.size // 2
-        with np.errstate(invalid="ignore"):
-            share, value = (p[..., :half].sum(-1) / p.sum(-1) for p in (self.resampled, self.picked))
-        return float(value), *_middle(share[~np.isnan(share)])
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    return tuple(np.quantile(values, [0.025, 0.975]).tolist()) if len(values) else (np.nan, np.nan)
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap of bool lists of blocks (..., blocks): common over all picked; 1 if both are empty."""
-    union = (a | b).sum(-1)
-    return np.where(union == 0, 1.0, (a & b).sum(-1) / np.maximum(union, 1))
-
-
-def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mask: str = "pixels") -> Calibration:
-    """The blocks whose ratio, averaged over steps and prompts, is above `threshold` (r > tau in section 5.2).
-
-    scores: columns sample, mask, definition, block, ratio. The bootstrap resamples prompts. Raises ValueError when a
-    prompt has no value for a block: nothing may be dropped.
-    """
-    chosen = scores[(scores["mask"] == mask) & (scores["definition"] == definition)]
-    values = chosen.pivot(index="sample", columns="block", values="ratio").to_numpy()
-    if values.size == 0 or np.isnan(values).any():
-        raise ValueError(f"mask {mask!r}, definition {definition!r}: {np.isnan(values).sum()} values are missing")
-    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
-    mean = values.mean(0)
-    return Calibration(mean, mean > threshold, counts @ values / len(values) > threshold)
-
-
-def write_preset(calibration: Calibration, family: str, source: str, path: Path) -> None:
-    """Put the list of a family with that many blocks into the JSON at `path`, beside those of other backbones."""
-    entry = {"family": family, "count": len(calibration.picked), "blocks": calibration.blocks, "source": source}
-    listed = json.loads(path.read_text()) if path.is_file() else []
-    known = {(e["family"], e["count"]): e for e in [*listed, entry]}  # the new one replaces an older one
-    text = json.dumps([known[key] for key in sorted(known)], indent=2, sort_keys=True) + "\n"
-    write_atomically(path, lambda p: p.write_text(text))
-
-
-@dataclass(frozen=True)
 class Measured:
     """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens."""
 
     masks: dict[str, np.ndarray]
     received: np.ndarray
-    family: str
 
 
 def _keep(seen: list, transformer, args, kwargs, output) -> None:
@@ -203,7 +139,7 @@ def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | N
         patch = tuple(n // g for n, g in zip(v.shape[1:], layout.grid, strict=True))
         for name, latent in estimates(pipe.scheduler, step, x, v).items():
             masks[name].append(pca_mask(latent.numpy(), patch, segmenter))
-    return Measured({k: np.stack(m) for k, m in masks.items()}, received, model.family)
+    return Measured({k: np.stack(m) for k, m in masks.items()}, received)
 
 
 def foreground(
@@ -213,10 +149,9 @@ def foreground(
     *,
     samples: int,
     out: Path,
-    preset: Path = PRESET,
     segmenter: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the benchmark's first `samples` and calibrate: writes two tables into the folder `out`, and the preset.
+    """Measure the benchmark's first `samples`; writes two tables into the folder `out`.
 
     foreground-<backbone>.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is
     defined), area (the mask's share of the tokens). foreground-masks-<backbone>.csv: sample, step, mask, block, token,
@@ -237,8 +172,6 @@ def foreground(
     masks += [_maps(sample, m, blocks) for sample, m in list(found.items())[:2]]
     for name, table in (("foreground", scores), ("foreground-masks", pd.concat(masks, ignore_index=True))):
         write_table(table.round(4), out / f"{name}-{backbone}.csv")
-    source = f"attention received per foreground token against background token, {backbone}, {samples} prompts"
-    write_preset(chosen, next(iter(found.values())).family, source, preset)
     return scores
 
 

@@ -50,6 +50,15 @@ def intervals(ax, x, summary: pd.DataFrame, *, label: str | None = None, percent
     return ax
 
 
+def by_level(ax, tables: dict[str, pd.DataFrame], levels: list[float], *, percent: bool = True, fmt: str = "o-"):
+    """A line per entry of `tables`, the rows of `summarise` in the order of `levels`, drawn side by side at equal steps."""
+    for i, (label, table) in enumerate(tables.items()):
+        x = np.arange(len(levels)) + 0.08 * (i - (len(tables) - 1) / 2)
+        intervals(ax, x, table, percent=percent, label=label, fmt=fmt)
+    ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
+    return ax
+
+
 def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"):
     """Share of `column` per event type and overall, one colour per entry of `groups`, with intervals, in percent."""
     kinds = [*EVENT_NAMES, "all"]

@@ -19,17 +19,9 @@ from transformers import (
 )
 
 from analysis import foreground
+from analysis.calibration import calibrate, jaccard, write_preset
 from analysis.estimates import estimates, noisy_and_prediction
-from analysis.foreground import (
-    agreement,
-    calibrate,
-    foreground_ratios,
-    jaccard,
-    measure,
-    pca_mask,
-    pixel_mask,
-    write_preset,
-)
+from analysis.foreground import agreement, foreground_ratios, measure, pca_mask, pixel_mask
 from analysis.generate import load_pipeline
 from analysis.parameters import load_parameters
 from analysis.segment import inner_points, load_sam2, sam2_mask
@@ -161,14 +153,18 @@ def test_overlap_of_lists():
 
 
 def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
-    path = tmp_path / "preset.json"
-    result = calibrate(scores([[0.6, 0.4, 0.7]] * 3), "per token")
-    for family in ("B", "A", "B"):
-        write_preset(result, family, "made up", path)
-    entries = json.loads(path.read_text())
-    assert [e["family"] for e in entries] == ["A", "B"]
-    assert entries[0] == {"family": "A", "count": 3, "blocks": [0, 2], "source": "made up"}
-    assert path.read_text().endswith("]\n")
+    path, parameters = tmp_path / "preset.json", load_parameters()
+    other = {"family": "WanTransformer3DModel", "count": 40, "blocks": [7], "source": "elsewhere"}
+    path.write_text(json.dumps([other]))
+    for name, values in (("wan-i2v", [0.6, 0.4, 0.7]), ("cogvideox-i2v", [0.4, 0.9]), ("wan-i2v", [0.3, 0.4, 0.7])):
+        scores([values] * 3).to_csv(tmp_path / f"foreground-{name}.csv", index=False)
+        assert write_preset(parameters, [name], tmp_path, path)[name] == [i for i, v in enumerate(values) if v > 0.5]
+    cogvideox, wan, kept = json.loads(path.read_text())
+    assert kept == other and wan["blocks"] == [2] and wan["count"] == 3
+    assert cogvideox["family"] == "CogVideoXTransformer3DModel" and cogvideox["blocks"] == [1]
+    assert cogvideox["source"].endswith("cogvideox-i2v, 3 prompts") and path.read_text().endswith("]\n")
+    with pytest.raises(ValueError, match=r"foreground-wan-t2v\.csv: run"):
+        write_preset(parameters, ["wan-t2v"], tmp_path, path)
 
 
 def test_the_shipped_preset_steers_the_testbed():
@@ -287,7 +283,7 @@ def test_joint_attention_received_and_masks_of_one_video(tmp_path, monkeypatch):
     monkeypatch.setattr(foreground, "pca_mask", lambda x, *a: (latents.append((x, *a)), plain(x, *a))[1])
     monkeypatch.setattr(pipe.vae, "decode", lambda z, **k: (decoded.append(z), decode(z, **k))[1])
     measured = measure(cells[0], images[cells[0].key], backbone)
-    assert measured.family == "CogVideoXTransformer3DModel" and measured.received.shape == (2, 10, 192)
+    assert measured.received.shape == (2, 10, 192)
     assert {k: m.shape for k, m in measured.masks.items()} == dict.fromkeys(foreground.MASKS, (2, 192))
     for step, block in ((0, 0), (1, 4), (1, 9)):
         attention = pipe.transformer.transformer_blocks[block].attn1
