@@ -10,11 +10,16 @@ value projections make of the keyword's text feature and of its anchor, and z th
                           z <- z + cache 1{A_k > cache_threshold} A_k V_k^vis             Eqs. 12, 13, in every frame
 
 All act in the conditional branch only, whose text has the keywords.
+
+Wan 2.1 projects anchors by its own image branch. In joint attention (CogVideoX) there is none: a trained projection
+(methods.anchor_projection) makes tokens of them, which go through the weak block's `to_v` without its bias, so that a
+projection of zero injects zero. The text features are the text tokens that enter the block's attention.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 import weakref
@@ -23,9 +28,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from .anchor_projection import TRAIN, AnchorProjection, encode_reference, load_projection
 from .call import AttentionCall, Moment
 from .keywords import Anchors, find_anchors, load_clip
-from .layout import WAN, Block
+from .layout import COGVIDEOX, WAN, Block
 from .steer import replace_attribute
 from .windows import choose_blocks
 
@@ -35,9 +41,13 @@ class Run:
     """What is known of the video that a pipeline is making."""
 
     prompt: str | None = None
+    slots: int | None = None  # text tokens that the model is given
     patches: torch.Tensor | None = None  # (1 + h w, D), the image encoder's second-to-last hidden states
+    image: torch.Tensor | None = None  # (1, 3, H, W) in [-1, 1], where the pipeline has no image encoder
     found: dict = field(default_factory=dict)  # FocalGuidance -> Anchors
     maps: dict = field(default_factory=dict)  # (FocalGuidance, step) -> {block position: (K, L) similarity}
+    projections: dict[FocalGuidance, AnchorProjection] = field(default_factory=dict)
+    entered: dict = field(default_factory=dict)  # (FocalGuidance, block position) -> tokens that entered the block
 
 
 RUNS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # pipeline -> Run
@@ -45,9 +55,11 @@ RUNS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # pipeline -> Run
 
 @dataclass(frozen=True)
 class FocalGuidance:
-    """Focal Guidance for Wan 2.1 image-to-video, whose own image encoder and projections it uses.
+    """Focal Guidance for Wan 2.1 image-to-video, whose own image encoder and projections it uses, and for CogVideoX
+    image-to-video with a trained projection.
 
-    clip: folder or name of the whole CLIPModel that the pipeline's image encoder is the vision half of.
+    clip: folder or name of the whole CLIPModel that the pipeline's image encoder is the vision half of; CogVideoX has no
+        image encoder, and this one's vision half is taken.
     weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B.
     sign: of the cosine between words and patches (Eq. 6); -1 as the paper prints it, 1 for the plain similarity.
     select: a word is a keyword if its largest similarity exceeds this; in [-1, 1].
@@ -55,6 +67,7 @@ class FocalGuidance:
     text, latent, cache: strengths of the three parts, >= 0; 0 switches a part off.
     cache_threshold: in [-1, 1]. cache_from: "previous", the other layers of the step before (the first step has none), or
         "earlier", the other layers of this step that come before the weak one: layers after it cannot be known yet.
+    projection: safetensors file of the projection of the anchors (methods.anchor_projection); for CogVideoX, None for Wan.
     """
 
     clip: str
@@ -68,6 +81,7 @@ class FocalGuidance:
     cache: float = 0.1
     cache_threshold: float = 0.0
     cache_from: str = "previous"
+    projection: str | None = None
 
     def __post_init__(self):
         for name in ("text", "latent", "cache"):
@@ -84,16 +98,31 @@ class FocalGuidance:
             object.__setattr__(self, "weak", tuple(self.weak))
 
     def check(self, model) -> None:
-        """Raise ValueError for a model without image cross-attention, a block that is not there, or an unusable CLIP."""
-        if model.family != WAN or "image" not in model.sites:
-            raise ValueError("FocalGuidance needs the image attention of Wan 2.1 image-to-video to project its anchors")
+        """Raise ValueError for a model that nothing projects the anchors of, a block that is not there, an unusable CLIP,
+        or a projection that is missing, does not fit or is not needed."""
+        joint = model.family == COGVIDEOX and model.image_to_video
+        if not joint and not (model.family == WAN and "image" in model.sites):
+            raise ValueError(
+                "FocalGuidance needs something that projects its anchors: the image attention of Wan 2.1 image-to-video, "
+                f"or a CogVideoX image-to-video model with a trained `projection`; not this {model.family}"
+            )
+        if joint and self.projection is None:
+            raise ValueError(
+                f"FocalGuidance needs a trained `projection` of its anchors for CogVideoX, which has no image branch; {TRAIN}"
+            )
+        if not joint and self.projection is not None:
+            raise ValueError(
+                f"FocalGuidance projection={self.projection!r}: Wan 2.1 projects the anchors itself; leave it out"
+            )
         if not self._weak(model):
             raise ValueError(f"FocalGuidance weak={self.weak!r} names no block")
         load_clip(self.clip)
+        if joint:
+            load_projection(self.projection, model.transformer, self.clip)
 
     def watch(self, pipe):
         """Note the prompt and the image of every video that the pipeline makes. Raises ValueError without a pipeline."""
-        if not (hasattr(pipe, "encode_prompt") and hasattr(pipe, "encode_image")):
+        if not (hasattr(pipe, "encode_prompt") and hasattr(pipe, _reads_image(pipe))):
             raise ValueError("FocalGuidance reads the prompt and the image: steer a pipeline")
         return watch_conditions(pipe)
 
@@ -105,12 +134,15 @@ class FocalGuidance:
         none: then nothing is changed."""
         run = RUNS[pipe]
         if self not in run.found:
-            if run.prompt is None or run.patches is None:
+            patches = run.patches
+            if self.projection is not None and run.image is not None:
+                patches = encode_reference(self.clip, run.image)
+            if run.prompt is None or patches is None:
                 raise ValueError("FocalGuidance: give prompt and image to the pipeline, not their embeddings")
             clip, clip_tokenizer = load_clip(self.clip)
             found = find_anchors(
-                clip, clip_tokenizer, pipe.tokenizer, run.prompt, run.patches, sign=self.sign, select=self.select,
-                region=self.region,
+                clip, clip_tokenizer, pipe.tokenizer, run.prompt, patches, sign=self.sign, select=self.select,
+                region=self.region, slots=run.slots,
             )  # fmt: skip
             run.found[self] = found
             if not found.words:
@@ -123,47 +155,64 @@ class FocalGuidance:
         return run.found[self]
 
     def active(self, model, moment: Moment, block: Block, site: str) -> bool:
-        """In the text attention of weak blocks, for the binding."""
-        return self.text > 0 and site == "text" and moment.branch == "cond" and block.index in self._weak(model)
+        """In the text or joint attention of weak blocks, for the binding; in the joint attention of responsive ones, where
+        the cache reads text values."""
+        if site not in ("text", "joint") or moment.branch == "uncond":
+            return False
+        if block.index in self._weak(model):
+            return self.text > 0
+        return self.cache > 0 and site == "joint"
 
     def edit(self, call: AttentionCall) -> None:
-        """Text-value binding (Eq. 8)."""
+        """Text-value binding (Eq. 8). In the joint attention of a responsive block, only read its text values (Eq. 10)."""
         found = self.anchors(call.moment.pipe)
         if not found.words:
             return
-        transformer = call.moment.pipe.transformer
-        visual = self._visual_values(transformer, call.block, found, call.value)
+        # Joint attention has its text first: a word is at the same place among its keys as in the text.
+        samples, entered = call.conditional(), RUNS[call.moment.pipe].entered.pop((self, call.block.index), None)
+        if entered is not None:
+            values = [call.value[samples, :, list(at)].mean(2).flatten(1) for at in found.tokens]
+            self._remember(call.moment, call.block, torch.stack(values, 1), entered)
+            return
+        visual = self._visual_values(call.moment.pipe, call.block, found, call.value)
         heads = visual.unflatten(-1, (call.value.shape[1], -1))  # (K, H, D)
         value = call.value.clone()
         for k, at in enumerate(found.tokens):
-            value[:, :, list(at)] += self.text * heads[k][None, :, None]
+            value[samples, :, list(at)] += self.text * heads[k][None, :, None]
         call.value = value
 
     def edit_block(self, model, moment: Moment, block: Block, grid, hidden, context):
         """The tokens (B, L, C) that enter a block: read in responsive blocks, changed in weak ones (Eqs. 9 to 13)."""
-        if moment.branch != "cond" or not (self.latent or self.cache):
+        if moment.branch == "uncond" or not (self.latent or self.cache):
             return hidden
         found = self.anchors(moment.pipe)
         if not found.words:
             return hidden
-        transformer, maps = moment.pipe.transformer, RUNS[moment.pipe].maps
+        samples = slice(len(hidden) // 2 if moment.branch == "both" else 0, None)  # the conditional ones
         if block.index not in self._weak(model):
-            if self.cache:  # read for the weak blocks
-                values = self._text_values(transformer, block, found, context)
-                maps.setdefault((self, moment.step), {})[block.index] = keyword_maps(values, hidden)
-                for old in [key for key in maps if key[0] == self and not moment.step - 1 <= key[1] <= moment.step]:
-                    del maps[old]
+            if self.cache and self.projection is not None:  # compared in `edit`, which knows the text values
+                RUNS[moment.pipe].entered[self, block.index] = hidden[samples]
+            elif self.cache:
+                values = self._text_values(moment.pipe.transformer, block, found, context)
+                self._remember(moment, block, values, hidden)
             return hidden
-        visual, change = self._visual_values(transformer, block, found, hidden), torch.zeros_like(hidden)
+        visual, change = self._visual_values(moment.pipe, block, found, hidden), torch.zeros_like(hidden)
         if self.latent:
             frame = grid[1] * grid[2]
             weights = F.interpolate(found.weights[None].float(), grid[1:], mode="area")[0].flatten(1).to(hidden)
             weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
-            change[:, :frame] += self.latent * (weights.T @ visual)
+            change[samples, :frame] += self.latent * (weights.T @ visual)
         cached = self._cached(moment, block) if self.cache else None
         if cached is not None:
-            change += self.cache * (cached.transpose(1, 2).to(hidden) @ visual)
+            change[samples] += self.cache * (cached.transpose(1, 2).to(hidden) @ visual)
         return hidden + change
+
+    def _remember(self, moment, block, values, hidden) -> None:
+        """Keep the maps (Eq. 10) of a responsive block for the weak ones; those of older steps go."""
+        maps = RUNS[moment.pipe].maps
+        maps.setdefault((self, moment.step), {})[block.index] = keyword_maps(values, hidden)
+        for old in [key for key in maps if key[0] == self and not moment.step - 1 <= key[1] <= moment.step]:
+            del maps[old]
 
     def _cached(self, moment, block) -> torch.Tensor | None:
         """Eqs. 11 and 12: (B, K, L) mean over the responsive blocks, cut at the threshold; None if none is known."""
@@ -175,9 +224,15 @@ class FocalGuidance:
         mean = torch.stack(maps).mean(0)
         return torch.where(mean > self.cache_threshold, mean, 0.0)
 
-    @staticmethod
-    def _visual_values(transformer, block, found, like) -> torch.Tensor:
-        """V_k^vis, (K, C): the anchors through the image embedder and the block's image value projection (Eq. 7)."""
+    def _visual_values(self, pipe, block, found, like) -> torch.Tensor:
+        """V_k^vis, (K, C): the anchors through the image embedder and the block's image value projection (Eq. 7), or
+        through the trained projection and the block's value projection without its bias."""
+        transformer, run = pipe.transformer, RUNS[pipe]
+        if self.projection is not None:
+            if self not in run.projections:
+                run.projections[self] = load_projection(self.projection, transformer, self.clip).to(like.device)
+            tokens = run.projections[self](found.anchors.to(like.device, torch.float32)).to(like.dtype)
+            return F.linear(tokens, transformer.transformer_blocks[block.index].attn1.to_v.weight)
         anchors = found.anchors.to(like)[None]
         embedded = transformer.condition_embedder.image_embedder(anchors).to(like.dtype)
         return transformer.blocks[block.index].attn2.add_v_proj(embedded)[0]
@@ -195,9 +250,16 @@ def keyword_maps(values: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     return F.normalize(values.float(), dim=-1) @ F.normalize(hidden.float(), dim=-1).transpose(1, 2)
 
 
+def _reads_image(pipe) -> str:
+    """The method of a pipeline that is given the reference image."""
+    return "encode_image" if hasattr(pipe, "encode_image") else "prepare_latents"
+
+
 def watch_conditions(pipe):
-    """Wrap `encode_prompt` and `encode_image` of a pipeline so that RUNS[pipe] holds what it was last given; an undo."""
-    encode_prompt, encode_image = pipe.encode_prompt, pipe.encode_image
+    """Wrap the methods of a pipeline that read prompt and image so that RUNS[pipe] holds what it was last given; an undo."""
+    encode_prompt, name = pipe.encode_prompt, _reads_image(pipe)
+    read_image = getattr(pipe, name)
+    wan = name == "encode_image"
 
     def noting_prompt(prompt, *args, **kwargs):
         if noting_prompt.dead:
@@ -206,18 +268,24 @@ def watch_conditions(pipe):
             if len(prompt) != 1:
                 raise ValueError(f"FocalGuidance makes one video at a time, not {len(prompt)}")
             prompt = prompt[0]
-        from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean  # what the pipeline tokenizes
+        from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean  # what Wan's pipeline tokenizes
 
-        RUNS[pipe] = Run(prompt=None if prompt is None else prompt_clean(prompt))
-        return encode_prompt(prompt, *args, **kwargs)
-
-    def noting_image(*args, **kwargs):
-        out = encode_image(*args, **kwargs)
-        if not noting_image.dead:
-            RUNS.setdefault(pipe, Run()).patches = out[0]
+        given = prompt_clean(prompt) if wan and prompt is not None else prompt
+        RUNS[pipe] = Run(prompt=given)
+        out = encode_prompt(prompt, *args, **kwargs)
+        RUNS[pipe].slots = out[0].shape[1]
         return out
 
-    undo = [
-        replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, "encode_image", noting_image)
-    ]  # fmt: skip
+    @functools.wraps(read_image)  # low-pass guidance reads the signature
+    def noting_image(*args, **kwargs):
+        out = read_image(*args, **kwargs)
+        if not noting_image.dead:
+            run = RUNS.setdefault(pipe, Run())
+            if wan:
+                run.patches = out[0]
+            elif run.image is None:  # the first: low-pass guidance encodes filtered images too
+                run.image = kwargs["image"] if "image" in kwargs else args[0]
+        return out
+
+    undo = [replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, name, noting_image)]
     return lambda: [u() for u in undo]

@@ -55,9 +55,10 @@ def words_in(prompt: str) -> list[tuple[str, int, int]]:
     return [(m.group(), m.start(), m.end()) for m in WORD.finditer(prompt)]
 
 
-def tokens_of(tokenizer, prompt: str) -> list[list[int]]:
-    """Positions, among the tokens of `prompt`, of each of its words."""
-    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+def tokens_of(tokenizer, prompt: str, length: int | None = None) -> list[list[int]]:
+    """Positions, among the tokens of `prompt` cut to `length`, of each of its words; none for a word behind the cut."""
+    cut = {} if length is None else {"truncation": True, "max_length": length}
+    offsets = tokenizer(prompt, return_offsets_mapping=True, **cut)["offset_mapping"]
     spans = [(i, a, b) for i, (a, b) in enumerate(offsets) if b > a]
     return [[i for i, a, b in spans if a < end and b > start] for _, start, end in words_in(prompt)]
 
@@ -77,14 +78,16 @@ def region_weights(similar: torch.Tensor, region: float) -> torch.Tensor:
 
 @torch.no_grad()
 def find_anchors(
-    clip, clip_tokenizer, tokenizer, prompt: str, patches: torch.Tensor, *, sign: int, select: float, region: float
-) -> Anchors:
+    clip, clip_tokenizer, tokenizer, prompt: str, patches: torch.Tensor, *, sign: int, select: float, region: float,
+    slots: int | None = None,
+) -> Anchors:  # fmt: skip
     """The keywords of a prompt and their anchors.
 
     patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
     and patches are brought into CLIP's common space by the model's own final norms and projections, which is where the
     two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
-    select: a word is a keyword if its largest similarity exceeds it. Raises ValueError if the encoders do not fit.
+    select: a word is a keyword if its largest similarity exceeds it. slots: text tokens that the video model is given; a
+    word behind them is none. Raises ValueError if the encoders do not fit.
     """
     if patches.shape[-1] != clip.config.vision_config.hidden_size:
         raise ValueError(
@@ -99,7 +102,7 @@ def find_anchors(
     length = len(hidden)
     places: dict[str, tuple[list[int], list[int]]] = {}  # a word that occurs twice is one word
     for (word, _, _), a, b in zip(
-        words_in(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt), strict=True
+        words_in(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt, slots), strict=True
     ):
         a = [i for i in a if i < length]
         if a and b:

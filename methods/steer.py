@@ -9,9 +9,9 @@ To write a method: a frozen dataclass with
     check(model)                          raise ValueError if it cannot work on this Model
     active(model, moment, block, site)    does it act there now? False must mean: changes nothing
     edit(call)                            change an AttentionCall
-A method may also change the tokens that enter a block (Wan), and what the transformer is given and returns:
+A method may also change the video tokens that enter a block (Wan, CogVideoX), and what the transformer is given and returns:
     edit_block(model, moment, block, grid, hidden, context) -> hidden
-        hidden (B, L, C), context: the embedded image and text tokens; grid: latent frames, rows and columns of tokens
+        hidden (B, L, C), context: the image and text tokens that the block is given; grid: latent frames, rows and columns of tokens
     edit_inputs(model, inputs, moment) -> inputs
     edit_output(model, inputs, moment, output, run) -> output
         inputs are those the pipeline gave; run(inputs, branch) calls the transformer once more, returns its prediction
@@ -111,7 +111,8 @@ class Controller:
         """Wrap the blocks too, for methods with edit_block."""
         if not self.blocks_wrapped:
             self.blocks_wrapped = True
-            for index, module in enumerate(self.transformer.blocks):
+            name = "blocks" if self.model.family == WAN else "transformer_blocks"
+            for index, module in enumerate(getattr(self.transformer, name)):
                 wrapped = self._wrapped_block(module, self.model.blocks[index])
                 self.undo.callback(replace_attribute(module, "forward", wrapped))
 
