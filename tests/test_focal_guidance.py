@@ -308,7 +308,8 @@ def test_what_it_cannot_work_with_is_refused(pipe):
         (pipe, FocalGuidance("nowhere", weak=(1,)), "no CLIP model at nowhere"),
         (pipe, FocalGuidance(f"{CHECKPOINT}/image_encoder", weak=(1,)), "no text half"),
         (model, FocalGuidance(CLIP, weak=(1,)), "steer a pipeline"),
-        (make("cogvideox-i2v")[0], FocalGuidance(CLIP, weak=(1,)), "image attention of Wan 2.1"),
+        (make("cogvideox-i2v")[0], FocalGuidance(CLIP, weak=(1,)), "needs a trained `projection`"),
+        (make("wan-t2v")[0], FocalGuidance(CLIP, weak=(1,)), "the image attention of Wan 2.1"),
     ]
     for target, method, words in cases:
         with pytest.raises(ValueError, match=words), steer(target, method):

@@ -223,7 +223,7 @@ def test_a_full_scene_takes_no_further_shape():
         ({"methods": [{"method": "dymos", "gamma": 1.0, "steps": 0}]}, r"in \(0, 1\], not 0"),
         ({"methods": [{"method": "magic"}]}, "unknown method 'magic'"),
         ({"methods": [{"method": "dymos", "gamma": 1.0}], "backbone": "wan-t2v"}, "needs a reference frame"),
-        ({"methods": "focal-full", "backbone": "cogvideox-i2v"}, "needs the image attention of Wan 2.1"),
+        ({"methods": "focal-full", "backbone": "cogvideox-i2v"}, "needs a trained `projection` of its anchors for CogVideoX"),
         ({"backbone": "wan"}, "no backbone 'wan'"),
         ({"backbone": "gone"}, "no checkpoint at"),
     ],
@@ -338,7 +338,7 @@ def test_errors_are_one_line_and_lose_nothing(panel, monkeypatch):
     refused("no checkpoint at")
     panel.backbone.value = "cogvideox-i2v"
     switch(panel, "Focal Guidance")
-    refused("FocalGuidance needs the image attention")
+    refused("FocalGuidance needs a trained `projection`")
     panel.backbone.value = "wan-i2v"
     switch(panel, None)
     panel.source.value = playground.DRAWN
