@@ -156,19 +156,23 @@ def tune_focal(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="instead of the one in params.yaml")] = None,
     steps: Annotated[int | None, typer.Option(help="instead of those in params.yaml")] = None,
-    out: Path = Path("testbed/checkpoints/focal"),
+    out: Annotated[
+        Path | None, typer.Option(help="testbed/checkpoints/ and the name of the settings' section by default")
+    ] = None,
     work: Annotated[Path, typer.Option(help="encoded clips and the state of the training")] = Path("build/focal"),
     precision: Annotated[str | None, typer.Option(help="no or bf16; by default the backbone's")] = None,
     checkpointing: Annotated[bool, typer.Option(help="recompute blocks in the backward pass: less memory")] = False,
 ):
-    """Tune the weak blocks of a Wan image-to-video backbone with Focal Guidance on, and a control; a killed run goes on."""
+    """Tune the weak blocks of an image-to-video backbone with Focal Guidance on, and a control; a killed run goes on."""
     from .clips import from_folder, from_world
-    from .tune_focal import read_settings, tune_focal
+    from .tune_focal import read_settings, section_of, tune_focal
 
     parameters = load_parameters()
     if backbone not in parameters.backbones:
         raise ValueError(f"unknown backbone {backbone!r}; params.yaml has {list(parameters.backbones)}")
-    clips, variants, tuning = read_settings(parameters, variant, lr=lr, steps=steps)
+    section = section_of(parameters, backbone)
+    clips, variants, tuning = read_settings(parameters, variant, section, lr=lr, steps=steps)
+    out = out or Path("testbed/checkpoints") / section
     source = from_folder(data, parameters.backbones[backbone]) if data else from_world(clips, tuning.seed)
     table = tune_focal(
         parameters, backbone, source, variants, tuning, out, work, precision=precision, checkpointing=checkpointing

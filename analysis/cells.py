@@ -106,10 +106,12 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
     else:  # the first frame of another sweep's video of the same sample and seed
         images = {(c.sample, c.seed): c.key for c in expand(parameters, sweep.reference)}
     record = canonical(sweep.record.model_dump()) if sweep.record else ""
+    # Raises for what is not a method or a setting of one.
+    used_by = {method: [from_dict(settings) for settings in parameters.methods[method]] for method in sweep.methods}
+    check_projections(sweep.backbone, backbone, weights, [m for used in used_by.values() for m in used])
     cells = []
     for method, scale, blur, seed in product(sweep.methods, sweep.guidance_scale, sweep.blur, sweep.seeds):
-        steering = parameters.methods[method]
-        used = [from_dict(settings) for settings in steering]  # raises for what is not a method or a setting of one
+        steering, used = parameters.methods[method], used_by[method]
         code = program_hash(used, backbone.pipeline, recorded=bool(record)) if used or record else ""
         for i, sample in enumerate(samples[: sweep.samples]):
             prompt = sample["prompt"] if sweep.prompts == "own" else samples[donor_of(i, samples)]["prompt"]
@@ -124,10 +126,13 @@ def expand(parameters: Parameters, sweep_name: str) -> list[Cell]:
 
 
 def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
-    """Hash of the code that steers with the methods `used` and records, and of the calibrated blocks that a pipeline's
-    models have: a changed method makes its videos anew."""
+    """Hash of the code that steers with the methods `used` and records, of the calibrated blocks that a pipeline's models
+    have, and of the projections that methods name: a changed method makes its videos anew. Raises ValueError for a
+    projection that is missing."""
     names = ["attention", "call", "layout", "steer", "windows"] + (["record"] if recorded else [])
     names += ["keywords"] if any(isinstance(m, FocalGuidance) for m in used) else []
+    projections = _projections(used)
+    names += ["anchor_projection"] if projections else []
     files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
     found = code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
     if any(getattr(m, "blocks", None) == "calibrated" for m in used):
@@ -135,7 +140,37 @@ def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
             e for e in json.loads(CALIBRATED.read_text()) if pipeline.startswith(e["family"].split("Transformer")[0])
         ]
         found = content_key({"code": found, "lists": [[e["count"], e["blocks"]] for e in listed]})
+    if projections:
+        found = content_key({"code": found, "projections": [_file_hash(file) for file in projections]})
     return found
+
+
+def check_projections(name: str, backbone: Backbone, weights: str, used: list) -> None:
+    """Raise ValueError for a method's projection that was trained with other weights than the backbone's of hash `weights`;
+    a delta over them does not count."""
+    files = _projections(used)
+    base = weights
+    if files and backbone.delta is not None:
+        base = weights_hash(name, backbone.model_copy(update={"delta": None}))
+    for file in files:
+        with safe_open(file, "np") as f:
+            trained_with = (f.metadata() or {}).get("weights")
+        if trained_with != base:
+            raise ValueError(
+                f"backbone {name}: the projection {file} was trained with other weights ({trained_with}) than "
+                f"{backbone.checkpoint} has ({base}); train it anew with `python -m analysis tune-focal`"
+            )
+
+
+def _projections(used: list) -> list[Path]:
+    """Files of the projections that methods name. Raises ValueError for one that is missing."""
+    files = [Path(m.projection) for m in used if getattr(m, "projection", None) is not None]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ValueError(
+            f"no projection at {missing[0]}; train it with `python -m analysis tune-focal --backbone NAME`, which writes "
+            "<out>/<variant>-projection.safetensors"
+        )
+    return files
 
 
 def canonical(settings) -> str:

@@ -1,5 +1,6 @@
 """Post-training for Focal Guidance (its section 5.1 and appendix A): tune the cross-attention of the semantic-weak blocks
-with the guidance on, and a control without it on the same clips, noise, times and order.
+with the guidance on, and a control without it on the same clips, noise, times and order. In CogVideoX that is the joint
+attention, and the projection of the anchors is trained along with it.
 
 At inference the attention cache comes from the step before, which training does not have. Here a first pass without
 gradients, at the same noise and time, fills it: that is what Eq. 11 asks for, the maps of all responsive layers at time t.
@@ -21,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from methods import FocalGuidance, steer
+from methods.anchor_projection import AnchorProjection
 from methods.focal_guidance import RUNS, Run
 from methods.steer import describe
 from testbed.trainer import warmup_cosine
@@ -28,6 +30,7 @@ from testbed.wan import diffuse, sample_timesteps
 
 from .clips import Encoded, Shards
 from .delta import put
+from .joint_tuning import draw_time, is_joint, noised
 from .store import write_atomically
 
 
@@ -75,8 +78,9 @@ class Kept:
 
 
 def tuned_parameters(transformer, weak) -> dict[str, torch.nn.Parameter]:
-    """Name -> parameter of the cross-attention (`attn2`) of the blocks `weak`."""
-    wanted = tuple(f"blocks.{i}.attn2." for i in sorted(weak))
+    """Name -> parameter of the cross-attention (`attn2`), or else the joint attention, of the blocks `weak`."""
+    place = "transformer_blocks.{}.attn1." if is_joint(transformer) else "blocks.{}.attn2."
+    wanted = tuple(place.format(i) for i in sorted(weak))
     return {name: p for name, p in transformer.named_parameters() if name.startswith(wanted)}
 
 
@@ -93,19 +97,34 @@ def order(count: int, tuning: Tuning, step: int) -> list[int]:
     return [int(np.random.default_rng([tuning.seed, p // count]).permutation(count)[p % count]) for p in places]
 
 
-def clip_loss(pipe, model, guidance: FocalGuidance | None, clip: Encoded, empty, draw: torch.Generator, dropout: float):
-    """Flow-matching loss of one clip; all that is drawn comes from `draw`, whether there is guidance or not."""
-    timestep, drop = sample_timesteps(draw, 1), float(torch.rand(1, generator=draw)) < dropout
-    noisy, target = diffuse(clip.latent, torch.randn(clip.latent.shape, generator=draw), timestep)
-    device = pipe.transformer.device
+def wan_noised(clip: Encoded, text, timestep, noise) -> tuple[dict, torch.Tensor]:
+    """(inputs of Wan's transformer, target) of an encoded clip: flow matching."""
+    noisy, target = diffuse(clip.latent, noise, timestep)
     inputs = {
-        "hidden_states": torch.cat([noisy, clip.condition], 1), "timestep": timestep,
-        "encoder_hidden_states": empty if drop else clip.text, "encoder_hidden_states_image": clip.image,
+        "hidden_states": torch.cat([noisy, clip.condition], 1), "timestep": timestep, "encoder_hidden_states": text,
+        "encoder_hidden_states_image": clip.image,
     }  # fmt: skip
-    inputs = {k: v.to(device, torch.float32) for k, v in inputs.items()} | {"return_dict": False}
+    return inputs, target
+
+
+def clip_loss(
+    pipe, model, guidance: FocalGuidance | None, clip: Encoded, empty, draw: torch.Generator, dropout: float,
+    projection: AnchorProjection | None,
+):  # fmt: skip
+    """Loss of one clip, flow matching or v-prediction; all that is drawn comes from `draw`, whether there is guidance or
+    not. projection: that of the guidance, None for the one that it names."""
+    joint, device = is_joint(pipe.transformer), pipe.transformer.device
+    timestep = draw_time(pipe, draw) if joint else sample_timesteps(draw, 1)
+    drop = float(torch.rand(1, generator=draw)) < dropout
+    given = clip, empty if drop else clip.text, timestep, torch.randn(clip.latent.shape, generator=draw)
+    inputs, target = noised(pipe, *given) if joint else wan_noised(*given)
+    inputs = {k: v.to(device, torch.float32) if torch.is_tensor(v) else v for k, v in inputs.items()}
+    inputs["return_dict"] = False
     run = RUNS[pipe] = Run(prompt=clip.caption)
     if guidance is not None:
         run.found[guidance] = clip.found
+        if projection is not None:
+            run.projections[guidance] = projection
     with pipe.transformer.cache_context("uncond" if drop else "cond"):
         if guidance is not None and guidance.cache and guidance.cache_from == "previous" and not drop:
             with torch.no_grad():
@@ -128,12 +147,14 @@ def tune(
     checkpointing: bool = False,
     save_every: float = 60.0,
     name: str = "tune",
+    projection: AnchorProjection | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[float], float]:
     """(tuned tensors in the transformer's dtype, loss of every step, seconds); `pipe` is left as it was.
 
     guidance: None for the control. state: a safetensors file, rewritten every `save_every` seconds, from which a killed
     run goes on. precision: "no" or "bf16", as accelerate's mixed precision; tuned tensors are float32 meanwhile. One video
     is one micro-step, and processes started by `accelerate launch` share them. Raises ValueError if they cannot.
+    projection: the guidance's, float32, trained in place along with the blocks; None where there is none.
     """
     world = PartialState().num_processes
     if tuning.batch % world:
@@ -144,17 +165,21 @@ def tune(
     transformer.requires_grad_(False)
     chosen = tuned_parameters(transformer, weak)
     before = {k: p.detach().clone() for k, p in chosen.items()}
+    own = dict(projection.to(transformer.device).named_parameters()) if projection is not None else {}
+    trained = chosen | {f"projection.{k}": p for k, p in own.items()}
     with ExitStack() as undo:
         undo.callback(_restore, transformer, chosen, before, asked)
         for p in chosen.values():
             p.data, p.requires_grad = p.data.float(), True
+        for p in own.values():
+            p.requires_grad = True
         if checkpointing:
             transformer.enable_gradient_checkpointing()
             undo.callback(transformer.disable_gradient_checkpointing)
-        plain = torch.optim.AdamW(chosen.values(), lr=tuning.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        plain = torch.optim.AdamW(trained.values(), lr=tuning.lr, betas=(0.9, 0.99), weight_decay=0.0)
         model, optimizer = accelerator.prepare(transformer, plain)
         undo.callback(accelerator.unwrap_model, model, keep_fp32_wrapper=False)
-        first, losses, spent = _load(state, chosen, plain) if state.exists() else (0, [], 0.0)
+        first, losses, spent = _load(state, trained, plain) if state.exists() else (0, [], 0.0)
         undo.enter_context(steer(pipe, *([guidance] if guidance is not None else []), kept))
         began = saved = time.time()
         for step in range(first, tuning.steps):
@@ -164,18 +189,22 @@ def tune(
             for i, index in list(enumerate(order(len(clips), tuning, step)))[accelerator.process_index :: world]:
                 draw = torch.Generator().manual_seed((tuning.seed * 1_000_003 + step) * 1009 + i)
                 with accelerator.accumulate(model):
-                    loss = clip_loss(pipe, model, guidance, clips[index], clips.empty, draw, tuning.text_dropout)
+                    loss = clip_loss(
+                        pipe, model, guidance, clips[index], clips.empty, draw, tuning.text_dropout, projection
+                    )
                     with kept if checkpointing else nullcontext():
                         accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(chosen.values(), 1.0)
+                        if world > 1:  # not part of the model that processes have in common
+                            _average(accelerator, own.values())
+                        accelerator.clip_grad_norm_(trained.values(), 1.0)
                     optimizer.step()
                     optimizer.zero_grad()
                 total += loss.detach()
             losses.append(float(accelerator.reduce(total, "sum")) / tuning.batch)
             now, last = time.time(), step + 1 == tuning.steps
             if accelerator.is_main_process and (now - saved >= save_every or last):
-                _save(state, chosen, plain, step + 1, losses, spent + now - began)
+                _save(state, trained, plain, step + 1, losses, spent + now - began)
                 left = (now - began) / (step + 1 - first) * (tuning.steps - step - 1)
                 mean = np.mean(losses[-20:])
                 print(f"{name}: step {step + 1}/{tuning.steps}  loss {mean:.4f}  {left / 60:.1f} min left", flush=True)
@@ -183,6 +212,12 @@ def tune(
         RUNS.pop(pipe, None)
         seconds = spent + time.time() - began
         return {k: p.detach().to("cpu", dtype, copy=True) for k, p in chosen.items()}, losses, seconds
+
+
+def _average(accelerator: Accelerator, parameters) -> None:
+    """Give every process the mean of their gradients; one whose captions were all dropped has none."""
+    for p in parameters:
+        p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "mean")
 
 
 def _restore(transformer, chosen, before, asked):

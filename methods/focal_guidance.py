@@ -81,7 +81,7 @@ class FocalGuidance:
     cache: float = 0.1
     cache_threshold: float = 0.0
     cache_from: str = "previous"
-    projection: str | None = None
+    projection: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
         for name in ("text", "latent", "cache"):

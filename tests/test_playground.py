@@ -223,7 +223,10 @@ def test_a_full_scene_takes_no_further_shape():
         ({"methods": [{"method": "dymos", "gamma": 1.0, "steps": 0}]}, r"in \(0, 1\], not 0"),
         ({"methods": [{"method": "magic"}]}, "unknown method 'magic'"),
         ({"methods": [{"method": "dymos", "gamma": 1.0}], "backbone": "wan-t2v"}, "needs a reference frame"),
-        ({"methods": "focal-full", "backbone": "cogvideox-i2v"}, "needs a trained `projection` of its anchors for CogVideoX"),
+        (
+            {"methods": "focal-full", "backbone": "cogvideox-i2v"},
+            "needs a trained `projection` of its anchors for CogVideoX",
+        ),
         ({"backbone": "wan"}, "no backbone 'wan'"),
         ({"backbone": "gone"}, "no checkpoint at"),
     ],
