@@ -232,7 +232,11 @@ class FocalGuidance:
             if self not in run.projections:
                 run.projections[self] = load_projection(self.projection, transformer, self.clip).to(like.device)
             tokens = run.projections[self](found.anchors.to(like.device, torch.float32)).to(like.dtype)
-            return F.linear(tokens, transformer.transformer_blocks[block.index].attn1.to_v.weight)
+            # Through the module and not by its weight, which may be offloaded or adapted; what it makes of zero is the bias.
+            values = transformer.transformer_blocks[block.index].attn1.to_v(
+                torch.cat([tokens, torch.zeros_like(tokens[:1])])
+            )
+            return values[:-1] - values[-1:]
         anchors = found.anchors.to(like)[None]
         embedded = transformer.condition_embedder.image_embedder(anchors).to(like.dtype)
         return transformer.blocks[block.index].attn2.add_v_proj(embedded)[0]

@@ -268,6 +268,23 @@ def test_it_composes_and_is_recorded(pipe, files, first):
     assert torch.equal(focal.anchors(pipe).anchors, sharp.anchors)  # not those of a filtered image
 
 
+def test_an_offloaded_transformer_is_guided_alike(pipe, files):
+    """Weights that are there only while their module runs, as with enable_sequential_cpu_offload."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_submodules
+
+    method, before = guidance(files), {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    with steer(pipe, method):
+        plain = video(pipe, 3.0)
+    cpu_offload(pipe.transformer, "cpu")
+    try:
+        with steer(pipe, method):
+            assert torch.equal(video(pipe, 3.0), plain)
+    finally:
+        remove_hook_from_submodules(pipe.transformer)
+        pipe.transformer.load_state_dict(before, assign=True)
+
+
 def test_a_prompt_without_keywords_warns_and_changes_nothing(pipe, files):
     plain = video(pipe)
     with steer(pipe, guidance(files, select=0.999)), pytest.warns(UserWarning, match=r"above 0\.999"):
