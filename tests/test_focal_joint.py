@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from families import make
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import build
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
@@ -191,6 +192,32 @@ def test_latents_and_cache_change_what_enters_weak_blocks(pipe, files, source, s
     finally:
         for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
             part.float()
+
+
+@torch.no_grad()
+def test_another_grid_and_learned_positions(tmp_path):
+    """Patches of two latent pixels, 2 x 3 tokens a frame: the injection is Eq. 9's on the weights' area means."""
+    pipe, inputs = build("cogvideox-i2v")
+    projection = AnchorProjection(*sizes(pipe.transformer, CLIP))
+    torch.nn.init.normal_(projection.leave.weight)
+    file = tmp_path / "projection.safetensors"
+    save_file(projection.state_dict(), file, metadata={"clip": clip_hash(CLIP)})
+    method = FocalGuidance(CLIP, weak=(2,), select=-1.0, text=0, latent=0.5, cache=0, projection=str(file))
+    seen, block = {}, pipe.transformer.transformer_blocks[2]
+    handles = [
+        block.register_forward_pre_hook(lambda m, a, k: seen.update(given=k["hidden_states"]), with_kwargs=True),
+        block.norm1.register_forward_pre_hook(lambda m, a: seen.update(entered=a[0])),
+    ]
+    with steer(pipe, method):
+        pipe(**inputs, num_inference_steps=1, output_type="latent")
+    for handle in handles:
+        handle.remove()
+    found, change = method.anchors(pipe), (seen["entered"] - seen["given"]).double()
+    assert found.words == ("a", "cat", "dances") and (change[0] == 0).all() and (change[1, 6:] == 0).all()
+    weights = F.adaptive_avg_pool2d(found.weights[None].double(), (2, 3))[0].flatten(1)
+    visual = block.attn1.to_v.weight.double() @ projection(found.anchors).double().T
+    exact = 0.5 * (visual @ (weights / weights.sum(1, keepdim=True))).T
+    assert (change[1, :6] - exact).abs().max() < 1e-4 * exact.abs().max()
 
 
 # --- Keywords and anchors --------------------------------------------------------------------------------------------
