@@ -33,6 +33,8 @@ from .delta import put
 from .joint_tuning import draw_time, is_joint, noised
 from .store import write_atomically
 
+PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")  # what `Accelerator.prepare` sets on a model
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -177,8 +179,8 @@ def tune(
             transformer.enable_gradient_checkpointing()
             undo.callback(transformer.disable_gradient_checkpointing)
         plain = torch.optim.AdamW(trained.values(), lr=tuning.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        undo.callback(_unprepare, transformer, {k: v for k, v in transformer.__dict__.items() if k in PREPARED})
         model, optimizer = accelerator.prepare(transformer, plain)
-        undo.callback(accelerator.unwrap_model, model, keep_fp32_wrapper=False)
         first, losses, spent = _load(state, trained, plain) if state.exists() else (0, [], 0.0)
         undo.enter_context(steer(pipe, *([guidance] if guidance is not None else []), kept))
         began = saved = time.time()
@@ -218,6 +220,14 @@ def _average(accelerator: Accelerator, parameters) -> None:
     """Give every process the mean of their gradients; one whose captions were all dropped has none."""
     for p in parameters:
         p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "mean")
+
+
+def _unprepare(transformer, before: dict) -> None:
+    """Take off what accelerate put on the transformer; else it would take it for prepared when the next variant is tuned,
+    and that one would run without mixed precision."""
+    for name in PREPARED:
+        transformer.__dict__.pop(name, None)
+    transformer.__dict__.update(before)
 
 
 def _restore(transformer, chosen, before, asked):

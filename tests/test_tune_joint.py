@@ -200,10 +200,16 @@ def test_mixed_precision_tunes_in_float32(pipe, clips, full, tmp_path):
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
+    before = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    pipe.transformer.bfloat16()
     try:
+        first = run(pipe, clips, tmp_path, full, name="first", precision="bf16")
         tuned, losses, projection = run(pipe, clips, tmp_path, full, precision="bf16")
+        assert first[1] == losses, "the second variant must run in mixed precision too"
+        assert all(v.dtype == torch.bfloat16 for v in tuned.values())
     finally:
         AcceleratorState._reset_state(True)
+        pipe.transformer.float().load_state_dict(before)
     assert all(v.isfinite().all() for v in [*tuned.values(), *projection.parameters()])
     assert all(p.dtype == torch.float32 for p in projection.parameters())
     assert losses == pytest.approx(run(pipe, clips, tmp_path, full, name="exact")[1], rel=0.05)
