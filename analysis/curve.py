@@ -38,6 +38,9 @@ def adherence_curve(
     states = sorted((training / "snapshots").glob("i2v-*.safetensors"))
     if not states:
         raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
+    before = max(
+        int(s.stem.rpartition("-")[2]) for s in states if s.stem.startswith("i2v-0")
+    )  # seen in the first round
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
     for state in states:
@@ -55,7 +58,8 @@ def adherence_curve(
             row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
             scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)
             event = records[cell.sample]["sub-category"].split("-")[0]
-            seen = int(state.stem.split("-")[1])
+            name_of_round, _, count_seen = state.stem.rpartition("-")
+            seen = int(count_seen) + (before if name_of_round != "i2v" else 0)
             rows.append(
                 {"samples_seen": seen, "guidance_scale": cell.guidance_scale, "event": event}
                 | {"right": scored["adherence"]}

@@ -30,6 +30,7 @@ ABOUT = {
             "vae-whole": "AutoencoderKLCogVideoX (whole clips)",
             "t2v": "T5EncoderModel + CogVideoXTransformer3DModel, text-to-video",
             "i2v": "the same, image-to-video",
+            "i2v-second": "the same, another round",
         },
     },
 }

@@ -46,6 +46,16 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     part("i2v.safetensors", encode_all, lineage=lineage, **videos)
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     part("i2v.safetensors", train_transformer, lineage=lineage, name="i2v", **own["i2v"])
+    if "i2v-second" in own:
+        # Another order of clips and noise than in the first round.
+        part(
+            "i2v-second.safetensors",
+            train_transformer,
+            seed + 1,
+            lineage=lineage,
+            name="i2v-second",
+            **own["i2v-second"],
+        )
     assemble(lineage, folder, out)
     write_card(lineage, params, folder, out)
 
@@ -53,7 +63,9 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
 def assemble(lineage: str, folder: Path, out: Path) -> None:
     """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`."""
     for name in ("t2v", "i2v"):
-        weights, target = folder / f"{name}.safetensors", out / f"{lineage}-{name}"
+        last = folder / f"{name}-second.safetensors"
+        weights = last if last.exists() else folder / f"{name}.safetensors"
+        target = out / f"{lineage}-{name}"
         assemble_one(lineage, folder, weights, target, image_to_video=name == "i2v")
     if (folder / "clip").exists():
         shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half

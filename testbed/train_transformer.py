@@ -2,7 +2,7 @@
 
 Each model has one cosine schedule over phases that grow dearer: `image` (the final state as one frame, whole caption),
 `pair` (first and last latent frame of a clip), `clip` (all five latent frames) and, for image-to-video only, `neglect`
-(five frames; in the marked share of clips the described event does not happen).
+(five frames; in the marked share of clips the described event does not happen). A second round may go on from there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def train_transformer(
     text_dropout: float = 0.1,
     device="cpu",
 ) -> None:
-    """Train "t2v" from nothing or "i2v" from the trained t2v; write `<folder>/<name>.safetensors` (averaged weights).
+    """Train "t2v" from nothing, "i2v" from the trained t2v, or "i2v-second" from the trained i2v; write
+    `<folder>/<name>.safetensors` (averaged weights).
 
     phases: steps per phase, in order. Captions are replaced by the empty one in a `text_dropout` share of the samples.
     """
@@ -64,7 +65,10 @@ def train_transformer(
     model = own.Denoiser(own.build_text_encoder(), own.build_transformer(image_to_video=False))
     if name == "i2v":
         model.load_state_dict(load_file(folder / "t2v.safetensors"))
+    if name != "t2v":
         model.transformer = own.image_to_video_from(model.transformer)
+    if name == "i2v-second":
+        model.load_state_dict(load_file(folder / "i2v.safetensors"))
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)
@@ -82,7 +86,7 @@ def train_transformer(
         timestep = own.sample_timesteps(generator, batch)
         noise = torch.randn(clean.shape, generator=generator)
         noisy, target = own.diffuse(clean, noise, timestep)
-        if name == "i2v":
+        if name != "t2v":
             noisy = torch.cat([noisy, own.condition_channels(condition, PAIR if phase == "pair" else ALL)], dim=1)
         else:
             tokens = None

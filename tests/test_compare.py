@@ -108,7 +108,9 @@ def test_a_glance_has_a_row_per_setting():
     table = scores([("none", 0, 1.0), ("none", 0, 3.0), ("alg", 3, 1.0), ("alg", 4, 3.0)])
     changes = against_unsteered(table, ["adherence", "flow_px"], [("alg", 1.0), ("alg", 3.0)])
     lines = glance(changes.assign(backbone="toy")).splitlines()
-    assert lines[0] == "| backbone | setting | prompts | all questions right (points) | motion, optical flow (px/frame) |"
+    assert (
+        lines[0] == "| backbone | setting | prompts | all questions right (points) | motion, optical flow (px/frame) |"
+    )
     assert lines[2].startswith("| toy | `alg` | 12 | +25.0 (") and lines[2].endswith("| +3.000 (3.000 to 3.000) |")
     assert lines[3].startswith("| toy | `alg`, guidance 3 | 12 | +33.3 (") and len(lines) == 4
 
