@@ -66,11 +66,13 @@ def events(videos: dict[str, pd.DataFrame], methods: list[str]):
 
 
 def trade_offs(videos: dict[str, pd.DataFrame]):
-    """Adherence and motion of every setting against background fidelity, with the Pareto fronts."""
+    """Adherence and motion of every setting against background fidelity, on the samples that all settings have, with the
+    Pareto fronts."""
     x, size = "background_psnr", (5.4 * len(videos) + 1.6, 7)
     figure, axes = plt.subplots(2, len(videos), figsize=size, squeeze=False)
     for column, (backbone, own) in enumerate(videos.items()):
-        table = means(own, [x, "adherence", "flow_px"])
+        common = set.intersection(*(set(part["sample"]) for _, part in own.groupby(CELL)))
+        table = means(own[own["sample"].isin(common)], [x, "adherence", "flow_px"])
         plain = table["method"] == "none"
         combined = table["method"].str.contains("+", regex=False) | (table["method"] == "all-methods")
         groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
@@ -86,7 +88,7 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
                 ax.scatter(table[x][mine], table[y][mine], alpha=0.85, label=name, **style)
             front = table[pareto(table, [x, y])].sort_values(x)
             ax.plot(front[x], front[y], color="grey", lw=1, zorder=0, label="Pareto front")
-            ax.set(xlabel=label(x), ylabel=label(y), title=backbone)
+            ax.set(xlabel=label(x), ylabel=label(y), title=f"{backbone}, {len(common)} prompts")
     axes[0, -1].legend(bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.suptitle("What following the prompt and moving cost in fidelity; up and right is better", fontweight="bold")
     return figure
