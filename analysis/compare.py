@@ -125,9 +125,11 @@ def varied(parameters: Parameters, base: str, fields: list[str]) -> pd.DataFrame
 
 
 def shown_samples(scores: pd.DataFrame, cells: list[tuple[str, float]]) -> list[str]:
-    """One sample of each event type: of those whose film strips are kept the one on which most of `cells` differ in
-    adherence from the unsteered video, the first of equals. A rule, so that no strip is chosen by hand."""
-    order = list(dict.fromkeys(scores["sample"]))[:STRIPS]
+    """One sample of each event type: of those that all `cells` have and whose film strips are kept the one on which most of
+    `cells` differ in adherence from the unsteered video, the first of equals. A rule, so that no strip is chosen by hand."""
+    grouped = dict(iter(scores.groupby(CELL)))
+    common = set.intersection(*(set(grouped[cell]["sample"]) for cell in cells))
+    order = [sample for sample in dict.fromkeys(scores["sample"]) if sample in common][:STRIPS]
     wide = scores[scores["sample"].isin(order)].pivot_table(index="sample", columns=CELL, values="adherence")
     changes = pd.Series(0, index=wide.index)
     for method, scale in cells:
