@@ -59,13 +59,7 @@ def weights_hash(name: str, backbone: Backbone) -> str:
         base, file = weights_hash(name, backbone.model_copy(update={"delta": None})), Path(backbone.delta)
         if not file.is_file():
             raise ValueError(f"backbone {name}: no delta at {file}; tune one with `python -m analysis tune-focal`")
-        with safe_open(file, "np") as f:
-            tuned_from = (f.metadata() or {}).get("weights")
-        if tuned_from != base:
-            raise ValueError(
-                f"backbone {name}: the delta {file} was tuned from other weights ({tuned_from}) than {backbone.checkpoint} "
-                f"has ({base}); tune it anew with `python -m analysis tune-focal`"
-            )
+        _check_weights(file, base, f"backbone {name}: the delta {file} was tuned from", backbone, "tune")
         return content_key({"checkpoint": base, "delta": _file_hash(file)})
     folder = Path(backbone.checkpoint)
     if (folder / "model_index.json").is_file():
@@ -153,13 +147,18 @@ def check_projections(name: str, backbone: Backbone, weights: str, used: list) -
     if files and backbone.delta is not None:
         base = weights_hash(name, backbone.model_copy(update={"delta": None}))
     for file in files:
-        with safe_open(file, "np") as f:
-            trained_with = (f.metadata() or {}).get("weights")
-        if trained_with != base:
-            raise ValueError(
-                f"backbone {name}: the projection {file} was trained with other weights ({trained_with}) than "
-                f"{backbone.checkpoint} has ({base}); train it anew with `python -m analysis tune-focal`"
-            )
+        _check_weights(file, base, f"backbone {name}: the projection {file} was trained with", backbone, "train")
+
+
+def _check_weights(file: Path, base: str, made: str, backbone: Backbone, again: str) -> None:
+    """Raise ValueError, beginning with `made`, if the metadata of a safetensors file name other weights than `base`."""
+    with safe_open(file, "np") as f:
+        weights = (f.metadata() or {}).get("weights")
+    if weights != base:
+        raise ValueError(
+            f"{made} other weights ({weights}) than {backbone.checkpoint} has ({base}); {again} it anew with "
+            "`python -m analysis tune-focal`"
+        )
 
 
 def _projections(used: list) -> list[Path]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .attention import dominance, frame_distance, frame_matrix, measures
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
-from .gather import gather
+from .gather import NoTables, gather
 from .parameters import Parameters
 
 PAIR = ["sample", "seed"]
@@ -48,7 +48,7 @@ class Study:
     def _gather(self, pattern):
         try:
             return gather(self.parameters, self.root, pattern)
-        except ValueError:  # none of the sweeps is there
+        except NoTables:  # a broken table is still an error
             return pd.DataFrame(columns=[*COLUMNS, "backbone"])
 
     def rows(self, table: pd.DataFrame, model: str, setting: Setting) -> pd.DataFrame:

@@ -33,17 +33,19 @@ def adherence_curve(
     """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
 
     name: a backbone of the testbed; training: the folder of its lineage, with a state per file
-    `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
+    `<training>/snapshots/i2v-<samples seen>.safetensors`, or `i2v-second-...` in the second round. Raises FileNotFoundError without any.
     """
     states = sorted((training / "snapshots").glob("i2v-*.safetensors"))
     if not states:
         raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
-    before = max(
-        int(s.stem.rpartition("-")[2]) for s in states if s.stem.startswith("i2v-0")
-    )  # seen in the first round
+    rounds = [
+        state.stem.rpartition("-") for state in states
+    ]  # ("i2v" or "i2v-second", "-", samples seen in that round)
+    first_round = max(int(seen) for name_of_round, _, seen in rounds if name_of_round == "i2v")
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
-    for state in states:
+    for state, (name_of_round, _, count_seen) in zip(states, rounds, strict=True):
+        seen = int(count_seen) + (first_round if name_of_round == "i2v-second" else 0)
         folder = Path("runs") / SWEEP / name / state.stem
         assemble_one(name.split("-")[0], training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
@@ -58,8 +60,6 @@ def adherence_curve(
             row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
             scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)
             event = records[cell.sample]["sub-category"].split("-")[0]
-            name_of_round, _, count_seen = state.stem.rpartition("-")
-            seen = int(count_seen) + (before if name_of_round != "i2v" else 0)
             rows.append(
                 {"samples_seen": seen, "guidance_scale": cell.guidance_scale, "event": event}
                 | {"right": scored["adherence"]}

@@ -9,12 +9,16 @@ import pandas as pd
 from .parameters import Parameters
 
 
+class NoTables(ValueError):
+    """No sweep has a table in the folder."""
+
+
 def gather(parameters: Parameters, folder: Path | str, pattern: str = "{}.csv") -> pd.DataFrame:
     """The tables `<folder>/<pattern>`, {} being a sweep's name, of all sweeps that have one, in the order of params.yaml.
 
     Columns `sweep`, `backbone`, `prompts` ("own" or "shuffled") and `reference` ("own", or "twin" where the references are
-    another sweep's videos) say what a row is of. A setting that two sweeps have is the same video twice. Raises ValueError
-    if there is no table.
+    another sweep's videos) say what a row is of. A setting that two sweeps have is the same video twice. Raises NoTables,
+    a ValueError, if there is none.
     """
     tables = []
     for name, sweep in parameters.sweeps.items():
@@ -23,5 +27,5 @@ def gather(parameters: Parameters, folder: Path | str, pattern: str = "{}.csv") 
             known["reference"] = "own" if sweep.reference == "own" else "twin"
             tables.append(pd.read_csv(path).assign(**known))
     if not tables:
-        raise ValueError(f"no {pattern.format('SWEEP')} in {folder}: run `dvc repro`, or name the folder that has them")
+        raise NoTables(f"no {pattern.format('SWEEP')} in {folder}: run `dvc repro`, or name the folder that has them")
     return pd.concat(tables, ignore_index=True)
