@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from testbed.command_line import run
 
 from .parameters import load_parameters
 
@@ -251,25 +252,5 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_focal(load_parameters()).to_string())
 
 
-def main():
-    """Run the command; what a user can mend ends in one line, without a traceback."""
-    try:
-        app(standalone_mode=False)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except BrokenExecutor:
-        sys.exit(
-            "error: a worker process died, perhaps of too little memory; what is finished is kept, so run it again"
-        )
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit("stopped; what is finished is kept, and the next run goes on from there")
-    except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
-            sys.exit(f"error: {error.format_message()}")
-        raise
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -70,6 +70,11 @@ def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mas
     return Calibration(mean, mean > threshold, counts @ values / len(values) > threshold)
 
 
+def family_of(pipeline: str) -> str:
+    """The family of the transformers that a pipeline has, such as WanTransformer3DModel of WanImageToVideoPipeline."""
+    return next(f for f in FAMILIES if pipeline.startswith(f.split("Transformer")[0]))
+
+
 def write_preset(
     parameters: Parameters, backbones: list[str], folder: Path, path: Path = PRESET
 ) -> dict[str, list[int]]:
@@ -83,8 +88,7 @@ def write_preset(
             raise ValueError(f"no {table}: run `python -m analysis foreground --backbone {name}` first")
         scores = pd.read_csv(table)
         result = calibrate(scores, "per token")
-        pipeline = parameters.backbones[name].pipeline
-        family = next(f for f in FAMILIES if pipeline.startswith(f.split("Transformer")[0]))
+        family = family_of(parameters.backbones[name].pipeline)
         prompts = scores["sample"].nunique()
         source = f"attention received per foreground token against background token, {name}, {prompts} prompts"
         entry = {"family": family, "count": len(result.picked), "blocks": result.blocks, "source": source}

@@ -17,6 +17,7 @@ from methods import FocalGuidance
 from methods.settings import from_dict
 from methods.windows import CALIBRATED
 
+from .calibration import family_of
 from .parameters import Backbone, Parameters
 from .samples import load_samples
 from .store import code_hash, content_key, folder_hash
@@ -130,9 +131,7 @@ def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
     files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
     found = code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
     if any(getattr(m, "blocks", None) == "calibrated" for m in used):
-        listed = [
-            e for e in json.loads(CALIBRATED.read_text()) if pipeline.startswith(e["family"].split("Transformer")[0])
-        ]
+        listed = [e for e in json.loads(CALIBRATED.read_text()) if e["family"] == family_of(pipeline)]
         found = content_key({"code": found, "lists": [[e["count"], e["blocks"]] for e in listed]})
     if projections:
         found = content_key({"code": found, "projections": [_file_hash(file) for file in projections]})

@@ -42,8 +42,8 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
     """One row per measure of `columns` and cell (method, guidance scale) in the order given.
 
     Columns: method, guidance_scale, measure, mean, unsteered (both on the cell's samples), difference, low, high (95 %
-    interval over prompts), n, p, p (Holm, over the cells of one measure). In the units of MEASURES. The unsteered videos
-    are those of the same guidance scale. Raises ValueError for a cell without videos, or without unsteered ones.
+    interval over prompts), n (prompts), seeds, p, p (Holm, over the cells of one measure). In the units of MEASURES. The
+    unsteered videos are those of the same guidance scale. Raises ValueError for a cell without videos, or without unsteered ones.
     """
     grouped = dict(iter(scores.groupby(CELL)))
     rows = []
@@ -58,25 +58,33 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
             values = {"mean": steered[column].mean(), "unsteered": plain[column].mean()}
             values |= {k: found[k] for k in ("difference", "low", "high")}
             row = {"method": method, "guidance_scale": scale, "measure": column}
-            rows.append(row | {k: factor * v for k, v in values.items()} | {"n": found["n"], "p": found["p"]})
+            counts = {"n": found["n"], "seeds": steered["seed"].nunique()}
+            rows.append(row | {k: factor * v for k, v in values.items()} | counts | {"p": found["p"]})
     table = pd.DataFrame(rows)
     table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
     return table
+
+
+def change_unit(measure: str) -> str:
+    """The unit of a change: points for a share in percent."""
+    unit = MEASURES[measure][2]
+    return "points" if unit == "%" else unit
 
 
 def glance(changes: pd.DataFrame) -> str:
     """A Markdown table of `against_unsteered` tables with a column `backbone`: a row per backbone and setting, a column per
     measure, changes with their intervals."""
     columns = list(dict.fromkeys(changes["measure"]))
-    names = [f"{MEASURES[c][0]} ({'points' if MEASURES[c][2] == '%' else MEASURES[c][2]})" for c in columns]
-    lines = [f"| backbone | setting | prompts | {' | '.join(names)} |", "|---" * (len(columns) + 3) + "|"]
+    names = [f"{MEASURES[c][0]} ({change_unit(c)})" for c in columns]
+    lines = [f"| backbone | setting | prompts x seeds | {' | '.join(names)} |", "|---" * (len(columns) + 3) + "|"]
     for (backbone, method, scale), rows in changes.groupby(["backbone", *CELL], sort=False):
         rows = rows.set_index("measure").loc[columns]
         digits = [MEASURES[c][3] for c in columns]
         values = rows[["difference", "low", "high"]].to_numpy()
         cells = [f"{d:+.{n}f} ({lo:.{n}f} to {hi:.{n}f})" for (d, lo, hi), n in zip(values, digits, strict=True)]
         name = f"`{method}`" + (f", guidance {scale:g}" if scale != 1 else "")
-        lines.append(f"| {backbone} | {name} | {rows['n'].iloc[0]} | {' | '.join(cells)} |")
+        count = " x ".join(map(str, rows[["n", "seeds"]].iloc[0]))
+        lines.append(f"| {backbone} | {name} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +134,9 @@ def varied(parameters: Parameters, base: str, fields: list[str]) -> pd.DataFrame
 
 def shown_samples(scores: pd.DataFrame, cells: list[tuple[str, float]]) -> list[str]:
     """One sample of each event type: of those that all `cells` have and whose film strips are kept the one on which most of
-    `cells` differ in adherence from the unsteered video, the first of equals. A rule, so that no strip is chosen by hand."""
+    `cells` differ in adherence from the unsteered video, the first of equals. A rule, so that no strip is chosen by hand.
+    Strips are of the first seed."""
+    scores = scores[scores["seed"] == scores["seed"].iloc[0]]
     grouped = dict(iter(scores.groupby(CELL)))
     common = set.intersection(*(set(grouped[cell]["sample"]) for cell in cells))
     order = [sample for sample in dict.fromkeys(scores["sample"]) if sample in common][:STRIPS]

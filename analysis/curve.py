@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from testbed.train import assemble_one
+from testbed.train import assemble_one, rounds_of
 
 from .cells import expand
 from .generate import run_cell
@@ -33,21 +33,20 @@ def adherence_curve(
     """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
 
     name: a backbone of the testbed; training: the folder of its lineage, with a state per file
-    `<training>/snapshots/i2v-<samples seen>.safetensors`, or `i2v-second-...` in the second round. Raises FileNotFoundError without any.
+    `<training>/snapshots/<round>-<samples seen in it>.safetensors`. Raises FileNotFoundError without any.
     """
-    states = sorted((training / "snapshots").glob("i2v-*.safetensors"))
+    lineage, states, before = name.split("-")[0], [], 0
+    for own_round in rounds_of(parameters.testbed[lineage]):
+        files = sorted((training / "snapshots").glob(f"{own_round}-[0-9]*.safetensors"))
+        states += [(file, before + int(file.stem.rpartition("-")[2])) for file in files]
+        before = states[-1][1] if states else 0
     if not states:
         raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
-    rounds = [
-        state.stem.rpartition("-") for state in states
-    ]  # ("i2v" or "i2v-second", "-", samples seen in that round)
-    first_round = max(int(seen) for name_of_round, _, seen in rounds if name_of_round == "i2v")
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
-    for state, (name_of_round, _, count_seen) in zip(states, rounds, strict=True):
-        seen = int(count_seen) + (first_round if name_of_round == "i2v-second" else 0)
+    for state, seen in states:
         folder = Path("runs") / SWEEP / name / state.stem
-        assemble_one(name.split("-")[0], training, state, folder / "pipeline", image_to_video=True)
+        assemble_one(lineage, training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
         sweep = Sweep(backbone=name, samples=samples, seeds=[0], guidance_scale=scales)
         own = parameters.model_copy(update={"backbones": {name: backbone}, "sweeps": {SWEEP: sweep}})

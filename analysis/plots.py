@@ -107,16 +107,17 @@ def load_strips(sweep: str, scores: pd.DataFrame, *, results: Path | str = "resu
 
 
 def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str], results="results"):
-    """The film strips (n, H, 5 W, 3) of some samples under one setting, from the sheet of the sweep that made them."""
+    """The film strips (n, H, 5 W, 3) of some samples under one setting and its first seed, from the sheet of the sweep that
+    made them."""
     mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
-    sweep = mine["sweep"].iloc[0]
+    sweep, seed = mine[["sweep", "seed"]].iloc[0]
     scores = pd.read_csv(Path(results) / "scores" / f"{sweep}.csv")
-    strips = load_strips(sweep, scores, results=results, method=method, guidance_scale=guidance_scale)
+    strips = load_strips(sweep, scores, results=results, method=method, guidance_scale=guidance_scale, seed=seed)
     order = list(dict.fromkeys(scores["sample"]))
     return strips[[order.index(sample) for sample in samples]]
 
 
-def change_map(ax, grid: pd.DataFrame, label: str):
+def change_map(ax, grid: pd.DataFrame, label: str, digits: int = 1):
     """Heat map of changes, columns on x and index on y, each cell with its number; a diverging palette around zero."""
     values = grid.to_numpy(float)
     limit = max(np.nanmax(np.abs(values)), 1e-9)
@@ -124,7 +125,9 @@ def change_map(ax, grid: pd.DataFrame, label: str):
     ax.figure.colorbar(image, ax=ax, label=label)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 * limit else "black"
-        ax.text(column, row, f"{value:+.1f}" if np.isfinite(value) else "", ha="center", va="center", color=colour)
+        ax.text(
+            column, row, f"{value:+.{digits}f}" if np.isfinite(value) else "", ha="center", va="center", color=colour
+        )
     ax.set_xticks(range(grid.shape[1]), grid.columns)
     ax.set_yticks(range(grid.shape[0]), grid.index)
     ax.grid(False)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from testbed.benchmark import CATEGORY, COUNTS, _asks, draw_sample
+from testbed.benchmark import CATEGORY, COUNTS, ask_about, draw_sample
 from testbed.oracle import QUESTIONS
 from testbed.world import (
     COLOURS,
@@ -109,7 +109,7 @@ def questions_about(scene: Scene, prompt: str) -> tuple[list[dict], str]:
         asks = [("same", {}, "yes"), ("more", {}, "no"), ("fewer", {}, "no")]
         asks += [("still", dict(colour=o.colour, shape=o.shape), "yes") for o in scene.objects]
     else:
-        asks = _asks(scene, event, generator("playground", kind))
+        asks = ask_about(scene, event, generator("playground", kind))
     return [{"question": QUESTIONS[ask][1].format(**words), "expected_answer": e} for ask, words, e in asks], ""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import plots
-from .compare import CELL, MEASURES, against_unsteered, means, pareto, varied
+from .compare import CELL, MEASURES, against_unsteered, change_unit, means, pareto, varied
 from .parameters import Parameters
 
 # family -> how its methods are called; `scale` is AlignVid everywhere, at every step
@@ -22,6 +22,13 @@ WINDOWS, BLOCKS = ["early", "middle", "late", "all"], ["calibrated", "first_half
 def cells_of(videos: pd.DataFrame) -> set[tuple[str, float]]:
     """The settings (method, guidance scale) that have videos."""
     return set(videos[CELL].itertuples(index=False, name=None))
+
+
+def on_common(videos: pd.DataFrame, cells) -> pd.DataFrame:
+    """The videos of `cells` (method, guidance scale), on the samples and seeds that all of them have."""
+    parts = [part for cell, part in videos.groupby(CELL) if cell in cells]
+    common = reduce(lambda a, b: a.merge(b), [part[["sample", "seed"]] for part in parts])
+    return pd.concat(parts).merge(common)
 
 
 def label(measure: str) -> str:
@@ -53,11 +60,10 @@ def events(videos: dict[str, pd.DataFrame], methods: list[str]):
     """Adherence per event type under each method without guidance, on the samples and seeds that all of them have."""
     figure, axes = plt.subplots(len(videos), 1, figsize=(9.5, 3.4 * len(videos)), squeeze=False)
     for ax, (backbone, own) in zip(axes[:, 0], videos.items(), strict=True):
-        parts = {m: own[(own["method"] == m) & (own["guidance_scale"] == 1)] for m in methods}
-        parts = {"unsteered" if m == "none" else m: part for m, part in parts.items() if len(part)}
-        common = reduce(lambda a, b: a.merge(b), [part[["sample", "seed"]] for part in parts.values()])
-        plots.bars_by_event(ax, {name: part.merge(common) for name, part in parts.items()})
-        count = common["sample"].nunique()
+        own = on_common(own, [(m, 1.0) for m in methods if (m, 1.0) in cells_of(own)])
+        parts = {"unsteered" if m == "none" else m: own[own["method"] == m] for m in methods if m in set(own["method"])}
+        plots.bars_by_event(ax, parts)
+        count = own["sample"].nunique()
         ax.set(ylim=(0, 100), ylabel="all questions right (%)", title=f"{backbone}, {count} prompts")
         ax.set_xlabel("event asked for")
     axes[-1, 0].legend(ncols=len(methods), loc="upper center", bbox_to_anchor=(0.5, -0.2))
@@ -66,13 +72,13 @@ def events(videos: dict[str, pd.DataFrame], methods: list[str]):
 
 
 def trade_offs(videos: dict[str, pd.DataFrame]):
-    """Adherence and motion of every setting against background fidelity, on the samples that all settings have, with the
-    Pareto fronts."""
+    """Adherence and motion of every setting against background fidelity, on the samples and seeds that all settings have,
+    with the Pareto fronts."""
     x, size = "background_psnr", (5.4 * len(videos) + 1.6, 7)
     figure, axes = plt.subplots(2, len(videos), figsize=size, squeeze=False)
     for column, (backbone, own) in enumerate(videos.items()):
-        common = set.intersection(*(set(part["sample"]) for _, part in own.groupby(CELL)))
-        table = means(own[own["sample"].isin(common)], [x, "adherence", "flow_px"])
+        own = on_common(own, cells_of(own))
+        table = means(own, [x, "adherence", "flow_px"])
         plain = table["method"] == "none"
         combined = table["method"].str.contains("+", regex=False) | (table["method"] == "all-methods")
         groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
@@ -88,7 +94,7 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
                 ax.scatter(table[x][mine], table[y][mine], alpha=0.85, label=name, **style)
             front = table[pareto(table, [x, y])].sort_values(x)
             ax.plot(front[x], front[y], color="grey", lw=1, zorder=0, label="Pareto front")
-            ax.set(xlabel=label(x), ylabel=label(y), title=f"{backbone}, {len(common)} prompts")
+            ax.set(xlabel=label(x), ylabel=label(y), title=f"{backbone}, {own['sample'].nunique()} prompts")
     axes[0, -1].legend(bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.suptitle("What following the prompt and moving cost in fidelity; up and right is better", fontweight="bold")
     return figure
@@ -108,10 +114,15 @@ def alignvid_places(parameters: Parameters, videos: dict[str, pd.DataFrame]):
             part = table[table["measure"] == measure]
             line = part.merge(strength, on="method").sort_values("gamma")
             errorbars(curve, line["gamma"], line)
-            curve.set(xlabel="gamma", ylabel=f"change of\n{label(measure)}", title=f"{backbone}: strength")
+            curve.set(
+                xlabel="gamma",
+                ylabel=f"change of\n{MEASURES[measure][0]} ({change_unit(measure)})",
+                title=f"{backbone}: strength",
+            )
             grid = part.merge(places, on="method")
             grid = grid[grid["window"].isin(WINDOWS)].pivot(index="blocks", columns="window", values="difference")
-            plots.change_map(place, grid.reindex(index=BLOCKS, columns=WINDOWS), f"change ({MEASURES[measure][2]})")
+            grid = grid.reindex(index=BLOCKS, columns=WINDOWS)
+            plots.change_map(place, grid, f"change ({change_unit(measure)})", digits=MEASURES[measure][3])
             place.set(xlabel="steps", ylabel="blocks", title=f"{backbone}: change of {MEASURES[measure][0]}")
     figure.suptitle("AlignVid: how strongly, when and where it scales", fontweight="bold")
     return figure
@@ -145,7 +156,9 @@ def pairs_against_sums(videos: dict[str, pd.DataFrame]):
     for ax, (backbone, own) in zip(axes[0], videos.items(), strict=True):
         pairs = sorted(m for m, g in cells_of(own) if "+" in m and g == 1)
         singles = [m for m in ALONE.values() if (m, 1.0) in cells_of(own)]
-        table = against_unsteered(own, ["adherence"], [(m, 1.0) for m in [*singles, *pairs]]).set_index("method")
+        cells = [(m, 1.0) for m in [*singles, *pairs]]
+        own = on_common(own, [("none", 1.0), *cells])
+        table = against_unsteered(own, ["adherence"], cells).set_index("method")
         for i, pair in enumerate(pairs):
             total = sum(table.loc[ALONE[part], "difference"] for part in pair.split("+"))
             y, low, high = table.loc[pair, ["difference", "low", "high"]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .command_line import run
 
 CHECKPOINTS, BENCHMARK, TRAINING = Path("testbed/checkpoints"), Path("testbed/benchmark"), Path("build/training")
 LINEAGES = ("wan", "cogvideox")
@@ -40,15 +41,5 @@ def benchmark():
     write_benchmark(BENCHMARK, parameters()["benchmark"]["seed"])
 
 
-def main():
-    """Run the command; what a user can mend ends in one line, without a traceback."""
-    try:
-        app(standalone_mode=False)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -23,7 +23,7 @@ HELD_OUT_SHARE = 0.25
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 
-def _asks(scene: Scene, event: Event, rng) -> list[tuple[str, dict, str]]:
+def ask_about(scene: Scene, event: Event, rng) -> list[tuple[str, dict, str]]:
     """(kind, words, expected answer): two questions of each answer, all about the event."""
     spare = [c for c in COLOURS if c not in {o.colour for o in scene.objects}]
     if event.kind == "appear":
@@ -57,7 +57,7 @@ def draw_sample(kind: str, index: int, seed: int) -> tuple[dict, Scene, Event]:
     novel = bool(rng.random() < HELD_OUT_SHARE)
     scene, event = sample_scene(rng, kind, allow=lambda *combination: held_out(*combination) == novel)
     prompt = caption(scene, event, rng)
-    asks = _asks(scene, event, rng)
+    asks = ask_about(scene, event, rng)
     name = f"{CATEGORY[kind]}_{index:03d}"
     questions = [
         {

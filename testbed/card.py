@@ -31,6 +31,7 @@ ABOUT = {
             "t2v": "T5EncoderModel + CogVideoXTransformer3DModel, text-to-video",
             "i2v": "the same, image-to-video",
             "i2v-second": "the same, another round",
+            "i2v-third": "the same, another round",
         },
     },
 }

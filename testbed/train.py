@@ -45,26 +45,34 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     videos = dict(kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
     part("i2v.safetensors", encode_all, lineage=lineage, **videos)
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
-    part("i2v.safetensors", train_transformer, lineage=lineage, name="i2v", **own["i2v"])
-    if "i2v-second" in own:
-        # Another order of clips and noise than in the first round.
+    start = "t2v"
+    for number, name in enumerate(rounds_of(own)):  # each from the last, with another order of clips and noise
         part(
-            "i2v-second.safetensors",
+            f"{name}.safetensors",
             train_transformer,
-            seed + 1,
+            seed + number,
             lineage=lineage,
-            name="i2v-second",
-            **own["i2v-second"],
+            name=name,
+            start=start,
+            **own[name],
         )
-    assemble(lineage, folder, out)
+        start = name
+    assemble(lineage, folder, out, {"t2v": "t2v", "i2v": start})
     write_card(lineage, params, folder, out)
 
 
-def assemble(lineage: str, folder: Path, out: Path) -> None:
-    """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`."""
-    for name in ("t2v", "i2v"):
-        last = folder / f"{name}-second.safetensors"
-        weights = last if last.exists() else folder / f"{name}.safetensors"
+def rounds_of(own: dict) -> list[str]:
+    """The rounds of a lineage's image-to-video model, in order, by its section of params.yaml."""
+    return [name for name in own if name.startswith("i2v")]
+
+
+def assemble(lineage: str, folder: Path, out: Path, last: dict[str, str]) -> None:
+    """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`.
+
+    last: the last round of each model, the name of its weights.
+    """
+    for name, final in last.items():
+        weights = folder / f"{final}.safetensors"
         target = out / f"{lineage}-{name}"
         assemble_one(lineage, folder, weights, target, image_to_video=name == "i2v")
     if (folder / "clip").exists():

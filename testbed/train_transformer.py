@@ -45,6 +45,7 @@ def train_transformer(
     *,
     lineage: str,
     name: str,
+    start: str | None = None,
     phases: dict[str, int],
     batch: int,
     muon_lr: float,
@@ -54,21 +55,22 @@ def train_transformer(
     text_dropout: float = 0.1,
     device="cpu",
 ) -> None:
-    """Train "t2v" from nothing, "i2v" from the trained t2v, or "i2v-second" from the trained i2v; write
-    `<folder>/<name>.safetensors` (averaged weights).
+    """Train one round of a model and write `<folder>/<name>.safetensors` (averaged weights).
 
+    name: "t2v" (from nothing), or a round of the image-to-video model ("i2v", "i2v-second", ...) that goes on from the
+    weights `<folder>/<start>.safetensors`: those of "t2v", or of the round before.
     phases: steps per phase, in order. Captions are replaced by the empty one in a `text_dropout` share of the samples.
     """
     torch.manual_seed(seed)
     rank, world = rank_and_world()
     own = module_of(lineage)
     model = own.Denoiser(own.build_text_encoder(), own.build_transformer(image_to_video=False))
-    if name == "i2v":
+    if start == "t2v":
         model.load_state_dict(load_file(folder / "t2v.safetensors"))
     if name != "t2v":
         model.transformer = own.image_to_video_from(model.transformer)
-    if name == "i2v-second":
-        model.load_state_dict(load_file(folder / "i2v.safetensors"))
+    if start not in (None, "t2v"):
+        model.load_state_dict(load_file(folder / f"{start}.safetensors"))
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)

@@ -56,6 +56,20 @@ def test_every_sweep_has_its_stages():
     assert all(s.get("desc") for s in stages.values())
 
 
+def test_every_result_is_an_output_of_a_stage():
+    made = set()
+    for folder in (ROOT, ROOT / "full"):
+        stages, lock = (
+            YAML(typ="safe", pure=True).load((folder / f).read_text())["stages"] for f in ("dvc.yaml", "dvc.lock")
+        )
+        assert {name.split("@")[0] for name in lock} == set(stages), (
+            "dvc.lock keeps stages that are gone: delete them there"
+        )
+        made |= {out["path"] for stage in lock.values() for out in stage["outs"]}
+    here = [name for name in tracked("results") if not name.startswith("results/bench/")]  # `make bench` writes those
+    assert here and not [name for name in here if not made & {name, *map(str, Path(name).parents)}]
+
+
 def test_nothing_tracked_names_a_machine():
     for name in tracked("*.ipynb") + tracked("*.py") + tracked("*.md") + tracked("*.yaml"):
         if not name.startswith("tests/"):

@@ -16,8 +16,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 from transformers import CLIPVisionModel
 
-from analysis.__main__ import main
+from analysis.__main__ import app
 from testbed.benchmark import write_benchmark
+from testbed.command_line import run
 from testbed.models import build_clip
 from testbed.wan import (
     build_text_encoder,
@@ -122,7 +123,7 @@ def refuses(folder, expected, *arguments):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["analysis", *arguments])
-        main()
+        run(app)
     assert isinstance(stop.value.code, str) and expected in stop.value.code, stop.value.code
     assert stop.value.code.startswith("error: ") and "\n" not in stop.value.code
 
@@ -131,6 +132,7 @@ def test_bad_input_gets_one_clear_line(world):
     refuses(world, "unknown sweep 'nope'", "generate", "nope")
     refuses(world, "i/n", "generate", "small", "--shard", "4/4")
     refuses(world, "nope.ipynb", "notebook", "nope")
+    refuses(world, "No such option: --nope", "generate", "small", "--nope")
     good = read_parameters(world)
 
     def changed(path, value, message, *arguments):

@@ -333,7 +333,8 @@ def test_a_folder_of_videos_is_read_and_its_faults_are_named(tmp_path):
 
 
 def test_the_command_line_names_what_is_wrong(tmp_path, monkeypatch):
-    from analysis.__main__ import main
+    from analysis.__main__ import app
+    from testbed.command_line import run
 
     parameters = load_parameters()
     parameters.testbed["focal"]["step"] = 3
@@ -345,5 +346,5 @@ def test_the_command_line_names_what_is_wrong(tmp_path, monkeypatch):
     ):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["analysis", "tune-focal", *arguments])
         with pytest.raises(SystemExit) as stop:
-            main()
+            run(app)
         assert words in str(stop.value.code) and str(stop.value.code).startswith("error: "), stop.value.code
