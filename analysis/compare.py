@@ -42,7 +42,7 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
     """One row per measure of `columns` and cell (method, guidance scale) in the order given.
 
     Columns: method, guidance_scale, measure, mean, unsteered (both on the cell's samples), difference, low, high (95 %
-    interval over prompts), n (prompts), seeds, p, p (Holm, over the cells of one measure). In the units of MEASURES. The
+    interval over prompts), n (prompts), videos, p, p (Holm, over the cells of one measure). In the units of MEASURES. The
     unsteered videos are those of the same guidance scale. Raises ValueError for a cell without videos, or without unsteered ones.
     """
     grouped = dict(iter(scores.groupby(CELL)))
@@ -58,7 +58,7 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
             values = {"mean": steered[column].mean(), "unsteered": plain[column].mean()}
             values |= {k: found[k] for k in ("difference", "low", "high")}
             row = {"method": method, "guidance_scale": scale, "measure": column}
-            counts = {"n": found["n"], "seeds": steered["seed"].nunique()}
+            counts = {"n": found["n"], "videos": len(steered)}
             rows.append(row | {k: factor * v for k, v in values.items()} | counts | {"p": found["p"]})
     table = pd.DataFrame(rows)
     table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
@@ -76,14 +76,14 @@ def glance(changes: pd.DataFrame) -> str:
     measure, changes with their intervals."""
     columns = list(dict.fromkeys(changes["measure"]))
     names = [f"{MEASURES[c][0]} ({change_unit(c)})" for c in columns]
-    lines = [f"| backbone | setting | prompts x seeds | {' | '.join(names)} |", "|---" * (len(columns) + 3) + "|"]
+    lines = [f"| backbone | setting | prompts | videos | {' | '.join(names)} |", "|---" * (len(columns) + 4) + "|"]
     for (backbone, method, scale), rows in changes.groupby(["backbone", *CELL], sort=False):
         rows = rows.set_index("measure").loc[columns]
         digits = [MEASURES[c][3] for c in columns]
         values = rows[["difference", "low", "high"]].to_numpy()
         cells = [f"{d:+.{n}f} ({lo:.{n}f} to {hi:.{n}f})" for (d, lo, hi), n in zip(values, digits, strict=True)]
         name = f"`{method}`" + (f", guidance {scale:g}" if scale != 1 else "")
-        count = " x ".join(map(str, rows[["n", "seeds"]].iloc[0]))
+        count = " | ".join(map(str, rows[["n", "videos"]].iloc[0]))
         lines.append(f"| {backbone} | {name} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -54,7 +54,7 @@ def test_settings_of_other_seeds_are_compared_on_the_seeds_that_both_have():
     more = scores([("none", 2, 1.0), ("alg", 2, 1.0)]).assign(seed=1)
     table = pd.concat([first, more], ignore_index=True)
     found = against_unsteered(table, ["adherence"], [("alg", 1.0), ("blur", 1.0)])
-    assert list(found["seeds"]) == [2, 1] and list(found["n"]) == [12, 12]
+    assert list(found["videos"]) == [24, 12] and list(found["n"]) == [12, 12]
     assert list(found["difference"]) == [pytest.approx(12.5), pytest.approx(100 / 12)]
     common = sweep_figures.on_common(table, sweep_figures.cells_of(table))
     assert len(common) == 3 * 12 and set(common["seed"]) == {0}
@@ -121,10 +121,17 @@ def test_a_glance_has_a_row_per_setting():
     table = scores([("none", 0, 1.0), ("none", 0, 3.0), ("alg", 3, 1.0), ("alg", 4, 3.0)])
     changes = against_unsteered(table, ["adherence", "flow_px"], [("alg", 1.0), ("alg", 3.0)])
     lines = glance(changes.assign(backbone="toy")).splitlines()
-    head = ["backbone", "setting", "prompts x seeds", "all questions right (points)", "motion, optical flow (px/frame)"]
+    head = [
+        "backbone",
+        "setting",
+        "prompts",
+        "videos",
+        "all questions right (points)",
+        "motion, optical flow (px/frame)",
+    ]
     assert lines[0] == f"| {' | '.join(head)} |"
-    assert lines[2].startswith("| toy | `alg` | 12 x 1 | +25.0 (") and lines[2].endswith("| +3.000 (3.000 to 3.000) |")
-    assert lines[3].startswith("| toy | `alg`, guidance 3 | 12 x 1 | +33.3 (") and len(lines) == 4
+    assert lines[2].startswith("| toy | `alg` | 12 | 12 | +25.0 (") and lines[2].endswith("| +3.000 (3.000 to 3.000) |")
+    assert lines[3].startswith("| toy | `alg`, guidance 3 | 12 | 12 | +33.3 (") and len(lines) == 4
 
 
 def test_every_figure_is_drawn():
