@@ -43,7 +43,8 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
 
     Columns: method, guidance_scale, measure, mean, unsteered (both on the cell's samples), difference, low, high (95 %
     interval over prompts), n (prompts), videos, p, p (Holm, over the cells of one measure). In the units of MEASURES. The
-    unsteered videos are those of the same guidance scale. Raises ValueError for a cell without videos, or without unsteered ones.
+    unsteered videos are those of the same guidance scale. Raises ValueError for a cell without videos, or without
+    unsteered ones.
     """
     grouped = dict(iter(scores.groupby(CELL)))
     rows = []

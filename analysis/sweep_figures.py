@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,6 +9,7 @@ import pandas as pd
 from . import plots
 from .compare import CELL, MEASURES, against_unsteered, change_unit, means, pareto, varied
 from .parameters import Parameters
+from .tables import on_common_samples
 
 # family -> how its methods are called; `scale` is AlignVid everywhere, at every step
 FAMILIES = {"alignvid": ("alignvid", "scale"), "dymos": ("dymos",), "alg": ("alg",), "focal": ("focal",)}
@@ -26,9 +25,8 @@ def cells_of(videos: pd.DataFrame) -> set[tuple[str, float]]:
 
 def on_common(videos: pd.DataFrame, cells) -> pd.DataFrame:
     """The videos of `cells` (method, guidance scale), on the samples and seeds that all of them have."""
-    parts = [part for cell, part in videos.groupby(CELL) if cell in cells]
-    common = reduce(lambda a, b: a.merge(b), [part[["sample", "seed"]] for part in parts])
-    return pd.concat(parts).merge(common)
+    parts = {cell: part for cell, part in videos.groupby(CELL) if cell in cells}
+    return pd.concat(on_common_samples(parts).values(), ignore_index=True)
 
 
 def label(measure: str) -> str:
@@ -66,7 +64,7 @@ def events(videos: dict[str, pd.DataFrame], methods: list[str]):
         count = own["sample"].nunique()
         ax.set(ylim=(0, 100), ylabel="all questions right (%)", title=f"{backbone}, {count} prompts")
         ax.set_xlabel("event asked for")
-    axes[-1, 0].legend(ncols=len(methods), loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))  # not every backbone has every method
     figure.suptitle("Which events a method helps: adherence per event type", fontweight="bold")
     return figure
 
