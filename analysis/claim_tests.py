@@ -10,7 +10,7 @@ from scipy import stats
 
 from .claim_data import NotRun, Study, common
 from .claim_schema import ATTENTION, KNOWN, Correlation, Cost, Difference, FirstHalf, Trend
-from .statistics import mean_interval, paired_difference, rank_correlation
+from .statistics import mean_interval, paired_difference, rank_correlation, signed_rank_p
 
 SIGNS = {"higher": 1, "lower": -1}
 
@@ -74,8 +74,7 @@ def trend(test: Trend, study: Study, model: str) -> Effect:
     varies = wide[wide.nunique(axis=1) > 1]
     rho = varies.rank(axis=1).T.corrwith(pd.Series(wide.columns)).reindex(wide.index, fill_value=0.0)
     rho = rho.groupby(tables[0]["sample"]).mean()
-    p = stats.wilcoxon(rho, zero_method="pratt").pvalue if (rho != 0).any() else 1.0
-    return Effect(*mean_interval(rho, rho.index), "rank correlation", len(rho), float(p))
+    return Effect(*mean_interval(rho, rho.index), "rank correlation", len(rho), signed_rank_p(rho))
 
 
 def correlation(test: Correlation, study: Study, model: str) -> Effect:

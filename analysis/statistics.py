@@ -60,9 +60,23 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
     elif binary and both["seed"].nunique() == 1:
         p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     else:
-        p = float(stats.wilcoxon(_by_prompt(d, both["sample"]), zero_method="pratt").pvalue)
+        p = signed_rank_p(_by_prompt(d, both["sample"]))
     n = both["sample"].nunique()
     return {"difference": mean, "low": low, "high": high, "n": n, "gained": gained, "lost": lost, "p": p}
+
+
+def signed_rank_p(differences) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, unchanged pairs by Pratt's rule: `scipy.stats.wilcoxon`, only that up to
+    13 pairs, where SciPy takes seconds to go through all signs if there are ties, they are gone through at once. 1 if nothing changed."""
+    d = np.asarray(differences, float)
+    if not d.any():
+        return 1.0
+    if len(d) > 13:
+        return float(stats.wilcoxon(d, zero_method="pratt").pvalue)
+    ranks = np.where(d == 0, 0, stats.rankdata(np.abs(d)))
+    positive = (np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1  # every way to give the differences signs
+    possible, found = positive @ ranks, (d > 0) @ ranks  # multiples of 1/2: exact
+    return float(min(1.0, 2 * min((possible <= found).mean(), (possible >= found).mean())))
 
 
 def rank_correlation(a, b, confidence: float = 0.95) -> tuple[float, float, float]:

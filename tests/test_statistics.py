@@ -14,6 +14,7 @@ from analysis.statistics import (
     paired_difference,
     proportion_interval,
     rank_correlation,
+    signed_rank_p,
     verdict,
 )
 
@@ -66,6 +67,15 @@ def test_continuous_pairs_equal_scipy_wilcoxon():
     result = paired_difference(frame(a), frame(b), "y")
     assert result["p"] == pytest.approx(stats.wilcoxon(a - b, zero_method="pratt").pvalue)
     assert result["low"] < result["difference"] < result["high"]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8).filter(any))
+def test_the_signed_rank_test_equals_scipys_with_ties_and_without_change(halves):
+    d = np.array(halves) / 2
+    assert signed_rank_p(d) == pytest.approx(stats.wilcoxon(d, zero_method="pratt").pvalue)
+    long = np.concatenate([d] * 20)
+    assert signed_rank_p(long) == pytest.approx(stats.wilcoxon(long, zero_method="pratt").pvalue)
+    assert signed_rank_p(0 * d) == signed_rank_p(0 * long) == 1.0
 
 
 def test_unpaired_tables_are_refused():
