@@ -66,7 +66,7 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
     out |= answer_all(oracle, video, sample["questions"])
     if video is not None:
         reference = np.asarray(load_reference(Path(row["reference"])))
-        out |= {"displacement_px": displacement(oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
+        out |= {"displacement_px": displacement(*oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
         out |= fidelity(video, reference)
     return out
 

@@ -44,24 +44,24 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
     p is exact McNemar's for a column of 0 and 1 with one seed, else Wilcoxon's signed rank (Pratt). Raises ValueError
     when the two tables do not hold the same samples and seeds.
     """
-    keys = ["sample", "seed"]
-    both = a.merge(b, on=keys, how="outer", suffixes=("_a", "_b"), indicator=True)
-    if not (both["_merge"] == "both").all() or len(both) != len(a):
-        raise ValueError(f"not paired: {int((both['_merge'] != 'both').sum())} videos have no partner")
-    d = both[f"{column}_a"].astype(float) - both[f"{column}_b"].astype(float)
-    mean, low, high = mean_interval(d, both["sample"])
-    gained, lost = int((d > 0).sum()), int((d < 0).sum())
-    binary = set(pd.concat([both[f"{column}_a"], both[f"{column}_b"]]).unique()) <= {0, 1}
-    if not np.any(_by_prompt(d, both["sample"])):
+    x, y = (t.set_index(["sample", "seed"])[column].astype(float) for t in (a, b))
+    alone = x.index.symmetric_difference(y.index)
+    if len(alone) or x.index.has_duplicates or y.index.has_duplicates:
+        raise ValueError(f"not paired: {len(alone)} videos have no partner, or one is there twice")
+    y = y.reindex(x.index)
+    d, prompts = x - y, x.index.get_level_values("sample")
+    mean, low, high = mean_interval(d, prompts)
+    gained, lost, n = int((d > 0).sum()), int((d < 0).sum()), prompts.nunique()
+    binary, per_prompt = np.isin([x, y], (0, 1)).all(), _by_prompt(d, prompts)
+    if not per_prompt.any():
         # No prompt changed, on the mean of its seeds: for 0 and 1 the interval is what that many unchanged prompts cannot
         # rule out, either way.
-        high = proportion_interval(0, both["sample"].nunique())[1] if binary else 0.0
+        high = proportion_interval(0, n)[1] if binary else 0.0
         low, p = -high, 1.0
-    elif binary and both["seed"].nunique() == 1:
+    elif binary and n == len(d):
         p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     else:
-        p = signed_rank_p(_by_prompt(d, both["sample"]))
-    n = both["sample"].nunique()
+        p = signed_rank_p(per_prompt)
     return {"difference": mean, "low": low, "high": high, "n": n, "gained": gained, "lost": lost, "p": p}
 
 
@@ -85,11 +85,13 @@ def rank_correlation(a, b, confidence: float = 0.95) -> tuple[float, float, floa
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return (float("nan"),) * 3
 
-    def rho(x, y):
-        return stats.spearmanr(x, y).statistic if np.ptp(x) and np.ptp(y) else 0.0
+    def rho(x, y, axis=-1):  # of all resamples at once; 0 where one of the two does not vary
+        x, y = (r - r.mean(axis, keepdims=True) for r in (stats.rankdata(v, axis=axis) for v in (x, y)))
+        scale = np.sqrt(np.square(x).sum(axis) * np.square(y).sum(axis))
+        return np.divide((x * y).sum(axis), scale, out=np.zeros_like(scale), where=scale > 0)
 
     result = stats.bootstrap(
-        (a, b), rho, paired=True, vectorized=False, n_resamples=RESAMPLES // 4, confidence_level=confidence,
+        (a, b), rho, paired=True, vectorized=True, n_resamples=RESAMPLES // 4, confidence_level=confidence,
         method="percentile", rng=np.random.default_rng(0),
     )  # fmt: skip
     return float(rho(a, b)), *map(float, result.confidence_interval)

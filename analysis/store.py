@@ -55,9 +55,10 @@ def write_video(path: Path, video: np.ndarray, fps: int) -> None:
 
 def read_video(path: Path, frames: int | None = None) -> np.ndarray:
     """Read a video as uint8 (T, H, W, 3). Raises ValueError naming the file when it is corrupt or too short."""
+    to_rgb = av.video.reformatter.VideoReformatter()  # one for all frames: setting one up takes longer than the rest
     try:
         with av.open(str(path)) as container:
-            video = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+            video = np.stack([to_rgb.reformat(f, format="rgb24").to_ndarray() for f in container.decode(video=0)])
     except (av.error.FFmpegError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} is not a readable video: {reason}") from None

@@ -113,9 +113,9 @@ def _fit_shape(mask: np.ndarray) -> tuple[str, float, float]:
     return best, scores[best], scores[best] - scores[second]
 
 
-def parse_video(video: np.ndarray) -> list[list[Component]]:
-    """Components of every frame of a uint8 (T, 64, 64, 3) video."""
-    return [parse_frame(frame) for frame in video]
+def parse_ends(video: np.ndarray) -> tuple[list[Component], list[list[Component]]]:
+    """Components of the first frame and of each frame of the last quarter of a uint8 (T, 64, 64, 3) video."""
+    return parse_frame(video[0]), [parse_frame(frame) for frame in video[-max(1, len(video) // 4) :]]
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -157,20 +157,19 @@ class Oracle:
     name = "oracle"
 
     def __init__(self):
-        self._parsed: tuple[int, np.ndarray, list] | None = None
+        self._parsed: tuple[np.ndarray, tuple] | None = None
 
-    def parse(self, video: np.ndarray) -> list[list[Component]]:
-        """`parse_video`, remembered for the last video."""
-        if self._parsed is None or self._parsed[1] is not video:
-            self._parsed = (0, video, parse_video(video))
-        return self._parsed[2]
+    def parse(self, video: np.ndarray) -> tuple[list[Component], list[list[Component]]]:
+        """`parse_ends`, remembered for the last video."""
+        if self._parsed is None or self._parsed[0] is not video:
+            self._parsed = (video, parse_ends(video))
+        return self._parsed[1]
 
     def answer(self, video: np.ndarray, question: str) -> Answer:
         """video: uint8 (T, 64, 64, 3), T >= 4. Raises ValueError for a question outside the grammar."""
         kind, words = understand(question)
-        frames = self.parse(video)
-        last = frames[-max(1, len(frames) // 4) :]
-        votes = [_ask(kind, words, frames[0], end) for end in last]
+        start, ends = self.parse(video)
+        votes = [_ask(kind, words, start, end) for end in ends]
         yes, no = votes.count(True), votes.count(False)
         if yes == no or max(yes, no) <= len(votes) / 2:
             return Answer("unknown", 0.0)
@@ -204,16 +203,17 @@ def _ask(kind: str, words: dict, start: list[Component], end: list[Component]) -
     return bool(along >= MOVED and along > across)
 
 
-def displacement(frames: list[list[Component]]) -> float:
-    """Mean distance in pixels, over the objects seen at the start and at the end, between where they are then.
+def displacement(start: list[Component], ends: list[list[Component]]) -> float:
+    """Mean distance in pixels, over the objects seen at the start and at the end (see `parse_ends`), between where they
+    are then.
 
-    Objects are matched by colour, or by place when they were recoloured; 0.0 when none is seen at both times.
+    Objects are matched by colour; 0.0 when none is seen at both times.
     """
     moves = []
-    for before in frames[0]:
-        ends = [next((c for c in f if c.colour == before.colour), None) for f in frames[-max(1, len(frames) // 4) :]]
-        ends = [c for c in ends if c is not None]
-        if ends:
-            x, y = np.mean([c.x for c in ends]), np.mean([c.y for c in ends])
+    for before in start:
+        after = [next((c for c in end if c.colour == before.colour), None) for end in ends]
+        after = [c for c in after if c is not None]
+        if after:
+            x, y = np.mean([c.x for c in after]), np.mean([c.y for c in after])
             moves.append(float(np.hypot(x - before.x, y - before.y)))
     return float(np.mean(moves)) if moves else 0.0

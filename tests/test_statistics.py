@@ -91,7 +91,7 @@ def test_no_change_is_not_proof_of_no_effect():
 
 @given(st.integers(5, 40), st.integers(0, 2**31))
 def test_rank_correlation_is_scipys_with_an_interval_around_it(n, seed):
-    a, b = np.random.default_rng(seed).normal(size=(2, n))
+    a, b = np.random.default_rng(seed).normal(size=(2, n)).round(1)  # with ties
     rho, low, high = rank_correlation(a, b)
     assert rho == pytest.approx(stats.spearmanr(a, b).statistic) and low <= high and low >= -1 and high <= 1
     assert rank_correlation(a, a)[0] == pytest.approx(1)
