@@ -19,6 +19,14 @@ Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per
 
 
 @app.command()
+def settings():
+    """Write what params.yaml comes to for each sweep into build/settings, where the stages see what changed for them."""
+    from .resolved import write_settings
+
+    write_settings("params.yaml", Path("build/settings"))
+
+
+@app.command()
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
     """Encode and decode the true clips of the benchmark's first samples: results/scores/reconstruction-BACKBONE.csv."""
     parameters = load_parameters()

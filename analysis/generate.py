@@ -27,6 +27,7 @@ from methods.record import Recording
 from methods.settings import from_dict
 
 from .cells import Cell, expand
+from .convolution import convolve_directly
 from .delta import load_delta
 from .parameters import Backbone, Parameters
 from .progress import track
@@ -57,6 +58,8 @@ def load_pipeline(backbone: Backbone):
     )
     if backbone.delta is not None:
         load_delta(pipe.transformer, Path(backbone.delta))
+    if backbone.pipeline.startswith("CogVideoX"):  # the other autoencoder goes frame by frame, and gains little
+        convolve_directly(pipe.vae)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 

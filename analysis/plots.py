@@ -8,6 +8,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Image as Picture
+from IPython.display import display
 from PIL import Image
 
 from .statistics import mean_interval
@@ -24,10 +26,12 @@ def use_style() -> None:
 
 
 def save(figure, name: str, results: Path | str = "results") -> None:
-    """Save to `<results>/figures/<name>.png`."""
+    """Save to `<results>/figures/<name>.png` and show that file, so that a notebook does not draw the figure again."""
     path = Path(results) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata=PNG_METADATA)
+    plt.close(figure)
+    display(Picture(filename=path))
 
 
 def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:

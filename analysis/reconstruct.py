@@ -16,6 +16,7 @@ from testbed.oracle import Oracle
 from testbed.train_vae import to_tensor
 from testbed.world import render
 
+from .convolution import convolve_directly
 from .fidelity import psnr
 from .parameters import Parameters
 from .progress import track
@@ -24,7 +25,9 @@ from .store import write_table
 
 @lru_cache(maxsize=1)
 def _autoencoder(checkpoint: str):
-    return AutoModel.from_pretrained(checkpoint, subfolder="vae").eval()
+    vae = AutoModel.from_pretrained(checkpoint, subfolder="vae").eval()
+    convolve_directly(vae)
+    return vae
 
 
 @torch.no_grad()

@@ -53,6 +53,11 @@ def test_every_sweep_has_its_stages():
     for step in ("generate", "score"):
         commands = [s["cmd"] for s in stages.values() if str(s["cmd"]).startswith(f"python -m analysis {step} ")]
         assert sorted(name for c in commands for name in c.split()[4:]) == sorted(sweeps)
+    written = {str(next(iter(out))) for out in stages["settings"]["outs"]}
+    assert written == {f"build/settings/{name}.json" for name in (*sweeps, "small", "full")}
+    for stage in stages.values():
+        if str(stage["cmd"]).startswith("python -m analysis generate "):
+            assert {f"build/settings/{name}.json" for name in stage["cmd"].split()[4:]} <= set(stage["deps"])
     assert all(s.get("desc") for s in stages.values())
 
 

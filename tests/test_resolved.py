@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from analysis.resolved import write_settings
+
+
+def written(folder, change=None):
+    """{file: text} of what the repository's params.yaml comes to after `change(content)`."""
+    yaml = YAML(typ="safe", pure=True)
+    content = yaml.load(Path("params.yaml").read_text())
+    if change is not None:
+        change(content)
+    folder.mkdir()
+    with open(folder / "params.yaml", "w") as file:
+        yaml.dump(content, file)
+    write_settings(folder / "params.yaml", folder / "settings")
+    return {path.name: path.read_text() for path in (folder / "settings").iterdir()}
+
+
+def test_a_change_shows_in_the_sweeps_that_it_touches_and_in_no_other(tmp_path):
+    before = written(tmp_path / "before")
+
+    def changed(name, change):
+        after = written(tmp_path / name, change)
+        return {file for file in before if after[file] != before[file]}
+
+    assert changed("new", lambda c: c["methods"].update(mine=[{"method": "alg"}])) == {"small.json", "full.json"}
+    assert changed("grid", lambda c: c["sweeps"]["dymos"]["methods"].append("alg")) == {
+        "dymos.json", "small.json", "full.json",
+    }  # fmt: skip
+    assert changed("more", lambda c: c["sweeps"]["dymos"]["full"].update(samples=60)) == {"full.json"}
+    assert changed("steps", lambda c: c["backbones"]["cogvideox-t2v"].update(steps=12)) == {
+        "cogvideox-text-to-video.json", "cogvideox-twin-t2v.json", "small.json", "full.json",
+    }  # fmt: skip
+    alignvid = changed("setting", lambda c: c["methods"]["alignvid"][0].update(gamma=1.7))
+    assert alignvid >= {"methods.json", "cogvideox-alignvid-guided.json"} and "dymos.json" not in alignvid
+
+
+def test_sizes_are_those_of_the_run(tmp_path):
+    files = {name: json.loads(text) for name, text in written(tmp_path / "one").items()}
+    small, full = files["small.json"]["sweeps"], files["full.json"]["sweeps"]
+    assert small["baseline"] | {"samples": 467} == full["baseline"] and small["baseline"]["samples"] < 467
+    assert files["blur.json"]["grid"] == small["blur"]
+    assert set(files["blur.json"]["methods"]) == {"none"}
+
+
+def test_a_sweep_cannot_take_the_name_of_a_summary(tmp_path):
+    with pytest.raises(ValueError, match="'full'"):
+        written(tmp_path / "one", lambda c: c["sweeps"].update(full=c["sweeps"]["blur"]))
