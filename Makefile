@@ -33,8 +33,9 @@ lab: $(VENV)/.installed
 clean:  ## remove videos and training state; checkpoints and results are in git
 	rm -rf runs build results/notebooks/_failed_* .pytest_cache .ruff_cache .hypothesis
 
+# Modules are compiled when they are first imported: most of torch never is.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	touch $@

@@ -1,7 +1,7 @@
-"""What params.yaml comes to for each sweep, as small files that the pipeline's stages depend on.
+"""What params.yaml comes to for the sweeps of each lineage of backbones, as files that the pipeline's stages depend on.
 
 A stage that depends on the whole of `methods` runs again for every method that is added, and DVC copies all of it into
-dvc.lock for every such stage, which it then reads and writes once a stage. A file per sweep holds what the sweep uses.
+dvc.lock for every such stage, which it then reads and writes once a stage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from .parameters import Parameters, load_parameters
 from .store import write_atomically
 
-SIZES = {"small.json": False, "full.json": True}  # everything that notebooks and tables may read, per size of the run
+SIZES = {"small": False, "full": True}  # everything that notebooks and tables may read, per size of the run
 
 
 def resolve(parameters: Parameters, sweep: str) -> dict:
@@ -26,18 +26,20 @@ def resolve(parameters: Parameters, sweep: str) -> dict:
 
 
 def write_settings(params: Path | str, folder: Path) -> None:
-    """Write `<folder>/<sweep>.json` for every sweep of the parameter file, and `small.json` and `full.json`, which hold
-    benchmark, backbones, methods and all sweeps of that size. Raises ValueError for a sweep with the name of one of those."""
-    small = load_parameters(params)
-    if taken := [name for name in small.sweeps if f"{name}.json" in SIZES]:
-        raise ValueError(f"a sweep cannot be called {taken[0]!r}: {folder}/{taken[0]}.json is written for all sweeps")
-    contents = {f"{name}.json": resolve(small, name) for name in small.sweeps}
-    for name, full in SIZES.items():
-        contents[name] = load_parameters(params, full=full).model_dump(
+    """Write a JSON file per lineage of the parameter file, such as `<folder>/wan.json`, with its sweeps, and `small.json`
+    and `full.json` with benchmark, backbones, methods and all sweeps of that size. Raises ValueError for a lineage of
+    one of those names."""
+    small, contents = load_parameters(params), {}
+    for name, sweep in small.sweeps.items():
+        contents.setdefault(sweep.backbone.split("-")[0], {})[name] = resolve(small, name)
+    if taken := contents.keys() & SIZES.keys():
+        raise ValueError(f"no backbone's name may begin with {taken.pop()!r}: that file of {folder} is for all sweeps")
+    for size, full in SIZES.items():
+        contents[size] = load_parameters(params, full=full).model_dump(
             mode="json",
             include={"benchmark", "backbones", "methods", "sweeps"},
             exclude={"sweeps": {"__all__": {"full"}}},
         )
     for name, content in contents.items():
         text = json.dumps(content, indent=1) + "\n"
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text))
+        write_atomically(folder / f"{name}.json", lambda path, text=text: path.write_text(text))

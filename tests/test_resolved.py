@@ -20,7 +20,7 @@ def written(folder, change=None):
     return {path.name: path.read_text() for path in (folder / "settings").iterdir()}
 
 
-def test_a_change_shows_in_the_sweeps_that_it_touches_and_in_no_other(tmp_path):
+def test_a_change_shows_in_the_lineages_that_it_touches_and_in_no_other(tmp_path):
     before = written(tmp_path / "before")
 
     def changed(name, change):
@@ -29,24 +29,28 @@ def test_a_change_shows_in_the_sweeps_that_it_touches_and_in_no_other(tmp_path):
 
     assert changed("new", lambda c: c["methods"].update(mine=[{"method": "alg"}])) == {"small.json", "full.json"}
     assert changed("grid", lambda c: c["sweeps"]["dymos"]["methods"].append("alg")) == {
-        "dymos.json", "small.json", "full.json",
+        "wan.json", "small.json", "full.json",
     }  # fmt: skip
     assert changed("more", lambda c: c["sweeps"]["dymos"]["full"].update(samples=60)) == {"full.json"}
     assert changed("steps", lambda c: c["backbones"]["cogvideox-t2v"].update(steps=12)) == {
-        "cogvideox-text-to-video.json", "cogvideox-twin-t2v.json", "small.json", "full.json",
+        "cogvideox.json", "small.json", "full.json",
     }  # fmt: skip
-    alignvid = changed("setting", lambda c: c["methods"]["alignvid"][0].update(gamma=1.7))
-    assert alignvid >= {"methods.json", "cogvideox-alignvid-guided.json"} and "dymos.json" not in alignvid
+    everywhere = changed("setting", lambda c: c["methods"]["alignvid"][0].update(gamma=1.7))
+    assert everywhere == {"wan.json", "cogvideox.json", "small.json", "full.json"}
 
 
 def test_sizes_are_those_of_the_run(tmp_path):
     files = {name: json.loads(text) for name, text in written(tmp_path / "one").items()}
     small, full = files["small.json"]["sweeps"], files["full.json"]["sweeps"]
     assert small["baseline"] | {"samples": 467} == full["baseline"] and small["baseline"]["samples"] < 467
-    assert files["blur.json"]["grid"] == small["blur"]
-    assert set(files["blur.json"]["methods"]) == {"none"}
+    blur = files["wan.json"]["blur"]
+    assert blur["grid"] == small["blur"] and set(blur["methods"]) == {"none"} and "blur" not in files["cogvideox.json"]
 
 
-def test_a_sweep_cannot_take_the_name_of_a_summary(tmp_path):
+def test_a_lineage_cannot_take_the_name_of_a_size(tmp_path):
+    def rename(content):
+        content["backbones"]["full-i2v"] = content["backbones"]["wan-i2v"]
+        content["sweeps"]["blur"]["backbone"] = "full-i2v"
+
     with pytest.raises(ValueError, match="'full'"):
-        written(tmp_path / "one", lambda c: c["sweeps"].update(full=c["sweeps"]["blur"]))
+        written(tmp_path / "one", rename)
