@@ -76,6 +76,7 @@ def test_the_signed_rank_test_equals_scipys_with_ties_and_without_change(halves)
     long = np.concatenate([d] * 20)
     assert signed_rank_p(long) == pytest.approx(stats.wilcoxon(long, zero_method="pratt").pvalue)
     assert signed_rank_p(0 * d) == signed_rank_p(0 * long) == 1.0
+    assert signed_rank_p(d * (1 + 1e-15 * np.arange(len(d)))) == signed_rank_p(d)
 
 
 def test_unpaired_tables_are_refused():
