@@ -1,7 +1,7 @@
 """Convolutions of one small clip on a CPU, through the library that PyTorch uses for batches of them.
 
 For a batch of one and few channels PyTorch unfolds the clip and multiplies matrices, which is bound by memory; oneDNN
-convolves directly. It makes decoding with the testbed's CogVideoX autoencoder three times faster, and a video 1.6 times.
+convolves directly. It makes decoding with the testbed's CogVideoX autoencoder three times faster, and a video 1.7 times.
 """
 
 from __future__ import annotations
