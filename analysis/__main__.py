@@ -20,7 +20,7 @@ Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per
 
 @app.command()
 def settings():
-    """Write what params.yaml comes to for each sweep into build/settings, where the stages see what changed for them."""
+    """Write what params.yaml comes to for each lineage into build/settings, where stages see what changed for them."""
     from .resolved import write_settings
 
     write_settings("params.yaml", Path("build/settings"))

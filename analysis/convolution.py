@@ -30,7 +30,6 @@ def convolve_directly(module: nn.Module) -> None:
 
 
 def _convolve(part: nn.Conv3d, x, weight, bias):
-    geometry = part.padding, part.stride, part.dilation, part.groups
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return torch.mkldnn_convolution(x, weight, bias, *geometry)
-    return nn.functional.conv3d(x, weight, bias, part.stride, part.padding, part.dilation, part.groups)
+        return torch.mkldnn_convolution(x, weight, bias, part.padding, part.stride, part.dilation, part.groups)
+    return nn.Conv3d._conv_forward(part, x, weight, bias)

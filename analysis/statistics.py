@@ -41,7 +41,7 @@ def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> tup
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str, float]:
     """`a` minus `b` in `column`, paired by (sample, seed): mean, interval over prompts, n, p, and for 0/1 the counts.
 
-    p is exact McNemar's for a column of 0 and 1 with one seed, else Wilcoxon's signed rank (Pratt). Raises ValueError
+    p is exact McNemar's for a column of 0 and 1 with one video a prompt, else Wilcoxon's signed rank (Pratt). Raises ValueError
     when the two tables do not hold the same samples and seeds.
     """
     x, y = (t.set_index(["sample", "seed"])[column].astype(float) for t in (a, b))
@@ -66,8 +66,11 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str
 
 
 def signed_rank_p(differences) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, unchanged pairs by Pratt's rule: `scipy.stats.wilcoxon`, only that up to
-    13 pairs, where SciPy takes seconds to go through all signs if there are ties, they are gone through at once. 1 if nothing changed."""
+    """Two-sided p of Wilcoxon's signed-rank test, unchanged pairs by Pratt's rule; 1 if nothing changed.
+
+    As `scipy.stats.wilcoxon`, only that up to 13 pairs, where SciPy takes seconds to go through all signs if there are
+    ties, they are gone through at once.
+    """
     d = np.asarray(differences, float).round(12)  # means of the same values in another order are ties
     if not d.any():
         return 1.0
