@@ -27,6 +27,14 @@ def settings():
 
 
 @app.command()
+def keys():
+    """Write the keys of the full-size sweeps' cells into build/keys, where stages see whether any changed."""
+    from .resolved import write_keys
+
+    write_keys(load_parameters(full=True), Path("build/keys"))
+
+
+@app.command()
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
     """Encode and decode the true clips of the benchmark's first samples: results/scores/reconstruction-BACKBONE.csv."""
     parameters = load_parameters()

@@ -16,6 +16,7 @@ from .statistics import mean_interval
 
 EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
+FRAMES, SCORES = Path("results/frames"), Path("results/scores")  # of the small run, also in figures of the full one
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
@@ -97,9 +98,10 @@ def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
     return figure
 
 
-def load_strips(sweep: str, scores: pd.DataFrame, *, results: Path | str = "results", **settings) -> np.ndarray:
-    """The film strips of a sweep's cell, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the cell."""
-    sheet = np.asarray(Image.open(Path(results) / "frames" / f"{sweep}.png"))
+def load_strips(sweep: str, **settings) -> np.ndarray:
+    """The film strips of a sweep's cell in the small run, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the
+    cell. Raises ValueError if they do not pick one."""
+    sheet, scores = np.asarray(Image.open(FRAMES / f"{sweep}.png")), pd.read_csv(SCORES / f"{sweep}.csv")
     side = sheet.shape[1] // 5
     strips = sheet.reshape(-1, side, sheet.shape[1], 3)
     cells = scores.groupby(SETTINGS, sort=False).ngroups
@@ -110,14 +112,13 @@ def load_strips(sweep: str, scores: pd.DataFrame, *, results: Path | str = "resu
     return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
 
 
-def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str], results="results"):
-    """The film strips (n, H, 5 W, 3) of some samples under one setting and its first seed, from the sheet of the sweep that
-    made them."""
+def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str]) -> np.ndarray:
+    """The film strips (n, H, 5 W, 3) of some of the first samples under one setting and its first seed, from the sheet of
+    the sweep that made them."""
     mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
     sweep, seed = mine[["sweep", "seed"]].iloc[0]
-    scores = pd.read_csv(Path(results) / "scores" / f"{sweep}.csv")
-    strips = load_strips(sweep, scores, results=results, method=method, guidance_scale=guidance_scale, seed=seed)
-    order = list(dict.fromkeys(scores["sample"]))
+    strips = load_strips(sweep, method=method, guidance_scale=guidance_scale, seed=seed)
+    order = list(dict.fromkeys(pd.read_csv(SCORES / f"{sweep}.csv")["sample"]))
     return strips[[order.index(sample) for sample in samples]]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from .cells import expand
 from .parameters import Parameters, load_parameters
 from .store import write_atomically
 
@@ -43,3 +44,14 @@ def write_settings(params: Path | str, folder: Path) -> None:
     for name, content in contents.items():
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
+
+
+def write_keys(parameters: Parameters, folder: Path) -> None:
+    """Write `<folder>/<sweep>` per sweep: the key of each of its cells, in order, which say what determines the videos.
+    Files of sweeps that are no more are removed."""
+    for name in parameters.sweeps:
+        text = "".join(f"{cell.key}\n" for cell in expand(parameters, name))
+        write_atomically(folder / name, lambda path, text=text: path.write_text(text))
+    for file in folder.iterdir():
+        if file.name not in parameters.sweeps:
+            file.unlink()

@@ -23,6 +23,7 @@ from .samples import load_reference, load_samples
 from .store import read_video, write_atomically, write_table
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
+FRAMES = Path("results/frames")
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
 DIGITS = {
     "macro": 4,
@@ -77,7 +78,8 @@ def default_executor(workers: int | None = None) -> Executor:
 
 
 def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFrame:
-    """Score `runs/<sweep>/` and write `results/scores/<sweep>.csv`, a row per (setting, seed, sample)."""
+    """Score `runs/<sweep>/` and write `results/scores/<sweep>.csv`, a row per (setting, seed, sample), and, from the small
+    run, the film strips of the first samples to `results/frames/<sweep>.png`."""
     folder = parameters.runs / sweep
     if not (folder / "manifest.csv").is_file():
         raise ValueError(f"no manifest in {folder}: run `python -m analysis generate {sweep}` first")
@@ -101,11 +103,10 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
         *DIGITS,
     ]
     table = table.reindex(columns=columns)
-    first = [s["id"] for s in list(samples.values())[:STRIPS]]
-    sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
-    write_atomically(
-        parameters.results / "frames" / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png")
-    )
+    if not parameters.full_size:  # their first videos are the same
+        first = [s["id"] for s in list(samples.values())[:STRIPS]]
+        sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
+        write_atomically(FRAMES / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png"))
     write_table(table, parameters.results / "scores" / f"{sweep}.csv")
     return table
 

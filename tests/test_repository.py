@@ -59,6 +59,19 @@ def test_every_sweep_has_its_stages():
     assert all(s.get("desc") for s in stages.values())
 
 
+def test_every_sweep_of_full_size_has_its_stage():
+    stages = YAML(typ="safe", pure=True).load((ROOT / "full/dvc.yaml").read_text())["stages"]
+    made = []
+    for stage in stages.values():
+        items = stage.get("foreach", [""])
+        commands = stage.get("do", stage)["cmd"]
+        first = commands[0] if isinstance(commands, list) else commands
+        for item in items.values() if isinstance(items, dict) else items:
+            if first.startswith("python -m analysis generate --full "):
+                made += first.replace("${item}", item).split()[5:]
+    assert sorted(made) == sorted(load_parameters(ROOT / "params.yaml", full=True).sweeps)
+
+
 def test_every_result_is_an_output_of_a_stage():
     made = set()
     for folder in (ROOT, ROOT / "full"):

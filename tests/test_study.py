@@ -207,3 +207,21 @@ def test_the_full_size_run_has_its_own_folders_and_takes_over_equal_videos(world
     assert code == 0, err
     scores = pd.read_csv(world / "results/full/scores/sized.csv")
     assert list(scores["status"]) == ["ok"] * 4 and not (world / "results/scores/sized.csv").exists()
+    assert not (world / "results/full/frames").exists(), "film strips are those of the small run"
+
+
+def test_the_keys_of_full_size_sweeps_follow_what_determines_their_videos(world):
+    parameters = read_parameters(world)
+    parameters["sweeps"]["sized"] = parameters["sweeps"]["small"] | {"full": {"samples": 2}}
+    write_parameters(world, parameters)
+    (world / "build/keys").mkdir(parents=True)
+    (world / "build/keys/gone").write_text("of a sweep that is no more")
+    assert call(world, "keys")[0] == 0
+    assert [p.name for p in (world / "build/keys").iterdir()] == ["sized"]
+    before = (world / "build/keys/sized").read_text().split()
+    assert len(before) == len(set(before))
+    parameters["sweeps"]["sized"]["guidance_scale"] = [2.5]
+    write_parameters(world, parameters)
+    assert call(world, "keys")[0] == 0
+    after = (world / "build/keys/sized").read_text().split()
+    assert len(after) == 2 and not set(before) & set(after)
