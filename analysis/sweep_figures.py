@@ -42,14 +42,21 @@ def errorbars(ax, x, table: pd.DataFrame, **style) -> None:
 
 
 def published_changes(tables: dict[str, pd.DataFrame]):
-    """Change of adherence of each setting of `against_unsteered` tables, a panel per backbone."""
+    """Change of adherence of each setting of `against_unsteered` tables, a panel per backbone; settings of different
+    numbers of prompts say theirs."""
     size = (2.6 + 4.2 * len(tables), 4)
     figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, sharex=True)
     for ax, (backbone, table) in zip(axes[0], tables.items(), strict=True):
         part = table[table["measure"] == "adherence"]
         name = part["method"] + [f", guidance {g:g}" if g != 1 else "" for g in part["guidance_scale"]]
+        least, most = part["n"].min(), part["n"].max()
+        if least != most:
+            name += [f" (n = {n})" for n in part["n"]]
         plots.forest(ax, part.assign(name=name, mean=part["difference"]), "name", line=0.0)
-        ax.set(xlabel="change of adherence (points)", title=f"{backbone}, {part['n'].min()} prompts")
+        ax.set(
+            xlabel="change of adherence (points)",
+            title=f"{backbone}, {least if least == most else f'{least} to {most}'} prompts",
+        )
     figure.suptitle("Does the method make the model follow the prompt? Steered minus unsteered", fontweight="bold")
     return figure
 
