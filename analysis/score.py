@@ -23,7 +23,6 @@ from .samples import load_reference, load_samples
 from .store import read_video, write_atomically, write_table
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
-FRAMES = Path("results/frames")
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
 DIGITS = {
     "macro": 4,
@@ -106,7 +105,9 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     if not parameters.full_size:  # their first videos are the same
         first = [s["id"] for s in list(samples.values())[:STRIPS]]
         sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
-        write_atomically(FRAMES / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png"))
+        write_atomically(
+            parameters.results / "frames" / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png")
+        )
     write_table(table, parameters.results / "scores" / f"{sweep}.csv")
     return table
 
