@@ -58,7 +58,7 @@ def some():
     """The baseline on 40 samples and AlignVid, better everywhere, on 24 of them."""
     rng = np.random.default_rng(0)
     base = rng.uniform(0.2, 0.6, 40)
-    return pd.concat([made_up("baseline", "none", base), made_up("published", "alignvid", base[:24] + 0.2)])
+    return pd.concat([made_up("baseline", "none", base), made_up("methods", "alignvid", base[:24] + 0.2)])
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +177,11 @@ def test_the_direction_rule():
     baseline = made_up("baseline", "none", base)
     for shift, expected in ((0.5, "agrees"), (-0.5, "disagrees"), (0.0, "undecided")):
         noise = rng.normal(scale=0.3, size=30)
-        found = measure(made_up("published", "dymos-1", base + shift + noise - noise.mean()), baseline, FLOW)
+        found = measure(made_up("methods", "dymos-1", base + shift + noise - noise.mean()), baseline, FLOW)
         assert direction(found, 1) == expected
         opposite = {"agrees": "disagrees", "disagrees": "agrees"}.get(expected, expected)
         assert direction(found, -1) == opposite
-    few = measure(made_up("published", "dymos-1", base[:5] + 1), baseline[:5], FLOW)
+    few = measure(made_up("methods", "dymos-1", base[:5] + 1), baseline[:5], FLOW)
     assert few["change_low"] > 0 and direction(few, 1) == "undecided"
 
 
