@@ -13,7 +13,14 @@ from .tables import on_common_samples
 
 # family -> how its methods are called; `scale` is AlignVid everywhere, at every step
 FAMILIES = {"alignvid": ("alignvid", "scale"), "dymos": ("dymos",), "alg": ("alg",), "focal": ("focal",)}
-ALONE = {"alignvid": "alignvid", "dymos": "dymos-1", "alg": "alg", "focal": "focal-full"}  # published, in the pairs
+# Published settings, by the names that they have in a pair
+ALONE = {
+    "alignvid": "alignvid",
+    "dymos": "dymos-1",
+    "alg": "alg",
+    "focal": "focal-full",
+    "focal-joint": "focal-joint-full",
+}
 FAR = 3.0  # dB below the unsteered model; what lies further is drawn at the edge
 WINDOWS, BLOCKS = ["early", "middle", "late", "all"], ["calibrated", "first_half", "all"]
 
@@ -27,6 +34,13 @@ def on_common(videos: pd.DataFrame, cells) -> pd.DataFrame:
     """The videos of `cells` (method, guidance scale), on the samples and seeds that all of them have."""
     parts = {cell: part for cell, part in videos.groupby(CELL) if cell in cells}
     return pd.concat(on_common_samples(parts).values(), ignore_index=True)
+
+
+def side_by_side(videos: pd.DataFrame, measures: list[str], methods: list[str]) -> pd.DataFrame:
+    """`against_unsteered` of those of `methods` that have videos without guidance, on the samples and seeds that all of
+    them have: only so may two of its rows be held against each other."""
+    cells = [(m, 1.0) for m in methods if (m, 1.0) in cells_of(videos)]
+    return against_unsteered(on_common(videos, [("none", 1.0), *cells]), measures, cells)
 
 
 def label(measure: str) -> str:
@@ -85,7 +99,7 @@ def trade_offs(videos: dict[str, pd.DataFrame]):
         own = on_common(own, cells_of(own))
         table = means(own, [x, "adherence", "flow_px"])
         plain = table["method"] == "none"
-        combined = table["method"].str.contains("+", regex=False) | (table["method"] == "all-methods")
+        combined = table["method"].str.contains("+", regex=False) | table["method"].str.startswith("all-")
         groups = {"unsteered": plain & (table["guidance_scale"] == 1), "guidance alone": plain}
         groups["guidance alone"] = plain & ~groups["unsteered"]
         groups |= {f: table["method"].str.startswith(starts) & ~combined for f, starts in FAMILIES.items()}
@@ -112,9 +126,8 @@ def alignvid_places(parameters: Parameters, videos: dict[str, pd.DataFrame]):
     measures = ["adherence", "background_psnr"]
     figure, axes = plt.subplots(2 * len(videos), 2, figsize=(10, 5.8 * len(videos)), squeeze=False)
     for rows, (backbone, own) in zip(axes.reshape(-1, 2, 2), videos.items(), strict=True):
-        wanted = dict.fromkeys([*strength["method"], *places["method"]])
-        here = [(m, 1.0) for m in wanted if (m, 1.0) in cells_of(own)]
-        table = against_unsteered(own, measures, here)
+        table = side_by_side(own, measures, list(dict.fromkeys([*strength["method"], *places["method"]])))
+        prompts = f"{backbone}, {table['n'].min()} prompts"
         for (curve, place), measure in zip(rows, measures, strict=True):
             part = table[table["measure"] == measure]
             line = part.merge(strength, on="method").sort_values("gamma")
@@ -122,19 +135,19 @@ def alignvid_places(parameters: Parameters, videos: dict[str, pd.DataFrame]):
             curve.set(
                 xlabel="gamma",
                 ylabel=f"change of\n{MEASURES[measure][0]} ({change_unit(measure)})",
-                title=f"{backbone}: strength",
+                title=f"{prompts}: strength",
             )
             grid = part.merge(places, on="method")
             grid = grid[grid["window"].isin(WINDOWS)].pivot(index="blocks", columns="window", values="difference")
             grid = grid.reindex(index=BLOCKS, columns=WINDOWS)
             plots.change_map(place, grid, f"change ({change_unit(measure)})", digits=MEASURES[measure][3])
-            place.set(xlabel="steps", ylabel="blocks", title=f"{backbone}: change of {MEASURES[measure][0]}")
+            place.set(xlabel="steps", ylabel="blocks", title=f"{prompts}: {MEASURES[measure][0]}")
     figure.suptitle("AlignVid: how strongly, when and where it scales", fontweight="bold")
     return figure
 
 
 def dymos_strengths(parameters: Parameters, videos: dict[str, pd.DataFrame]):
-    """Change of motion over DyMoS's strength, share of steps and schedule."""
+    """Change of motion over DyMoS's strength, share of steps and schedule, a row of panels per backbone."""
     axis = {
         "gamma": "gamma, first 20 % of the steps",
         "steps": "share of the steps, gamma 1",
@@ -143,12 +156,12 @@ def dymos_strengths(parameters: Parameters, videos: dict[str, pd.DataFrame]):
     size = (12.5, 3.2 * len(videos))
     figure, axes = plt.subplots(len(videos), 3, figsize=size, squeeze=False, sharey="row")
     for row, (backbone, own) in zip(axes, videos.items(), strict=True):
+        chosen = {field: varied(parameters, "dymos-1", [field]) for field in axis}
+        table = side_by_side(own, ["flow_px"], list(dict.fromkeys(pd.concat(chosen.values())["method"])))
         for ax, (field, name) in zip(row, axis.items(), strict=True):
-            chosen = varied(parameters, "dymos-1", [field]).sort_values(field)
-            chosen = chosen[[(m, 1.0) in cells_of(own) for m in chosen["method"]]]
-            table = against_unsteered(own, ["flow_px"], [(m, 1.0) for m in chosen["method"]])
-            errorbars(ax, chosen[field].to_numpy(), table, ls="none" if field == "schedule" else "-")
-            ax.set(xlabel=name, title=backbone)
+            part = table.merge(chosen[field], on="method").sort_values(field)
+            errorbars(ax, part[field].to_numpy(), part, ls="none" if field == "schedule" else "-")
+            ax.set(xlabel=name, title=f"{backbone}, {table['n'].min()} prompts")
         row[0].set_ylabel("change of motion (px/frame)")
     figure.suptitle("DyMoS: motion against strength, share of steps and schedule", fontweight="bold")
     return figure
@@ -160,17 +173,15 @@ def pairs_against_sums(videos: dict[str, pd.DataFrame]):
     figure, axes = plt.subplots(1, len(videos), figsize=size, squeeze=False)
     for ax, (backbone, own) in zip(axes[0], videos.items(), strict=True):
         pairs = sorted(m for m, g in cells_of(own) if "+" in m and g == 1)
-        singles = [m for m in ALONE.values() if (m, 1.0) in cells_of(own)]
-        cells = [(m, 1.0) for m in [*singles, *pairs]]
-        own = on_common(own, [("none", 1.0), *cells])
-        table = against_unsteered(own, ["adherence"], cells).set_index("method")
+        table = side_by_side(own, ["adherence"], [*ALONE.values(), *pairs]).set_index("method")
         for i, pair in enumerate(pairs):
             total = sum(table.loc[ALONE[part], "difference"] for part in pair.split("+"))
             y, low, high = table.loc[pair, ["difference", "low", "high"]]
             total += 0.4 * (i - (len(pairs) - 1) / 2)  # pairs with equal sums are drawn side by side
             ax.errorbar(total, y, yerr=[[y - low], [high - y]], marker="o", capsize=3, color=f"C{i}", label=pair)
         ax.axline((0, 0), slope=1, color="grey", lw=1)
-        ax.set(xlabel="sum of the two changes (points)", ylabel="change of the pair (points)", title=backbone)
+        ax.set(xlabel="sum of the two changes (points)", ylabel="change of the pair (points)")
+        ax.set_title(f"{backbone}, {table['n'].min()} prompts")
         ax.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.suptitle("Adherence of each pair of methods against the sum of its parts", fontweight="bold")
     return figure

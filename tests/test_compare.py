@@ -62,6 +62,17 @@ def test_settings_of_other_seeds_are_compared_on_the_seeds_that_both_have():
     assert shown_samples(table, [("alg", 1.0)]) == ["s4", "s5", "s6", "s3"], "by the first seed alone"
 
 
+def test_settings_side_by_side_are_compared_on_the_samples_that_all_of_them_have():
+    """A strength on all samples beside one on few would differ by their samples, not by the strength."""
+    table = scores([("none", 0, 1.0), ("alignvid", 6, 1.0), ("alignvid-2", 6, 1.0)])  # s0 to s3 are right without
+    few = table[(table["method"] != "alignvid-2") | table["sample"].isin([f"s{i}" for i in range(4, 12)])]
+    apart = against_unsteered(few, ["adherence"], [("alignvid", 1.0), ("alignvid-2", 1.0)])
+    assert list(apart["difference"]) == [50, 75], "the same videos where both have them"
+    beside = sweep_figures.side_by_side(few, ["adherence"], ["alignvid", "alignvid-2", "no-such"])
+    assert list(beside["method"]) == ["alignvid", "alignvid-2"]
+    assert list(beside["difference"]) == [75, 75] and list(beside["n"]) == [8, 8]
+
+
 @pytest.mark.parametrize("cell", [("dymos", 1.0), ("alg", 5.0)])
 def test_a_setting_without_videos_is_named(cell):
     table = scores([("none", 0, 1.0), ("alg", 3, 1.0), ("alg", 3, 5.0)])
