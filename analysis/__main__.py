@@ -207,7 +207,7 @@ def claims(full: Full = False):
 
     parameters = load_parameters(full=full)
     found = load_claims(parameters)
-    study = Study(parameters.results, parameters, found.models)
+    study = Study(parameters.results, parameters, found.models, found.stand_ins)
     print(write_claims(found, study)["verdict"].value_counts().to_string())
     write_ledger(found, study)
 

@@ -5,7 +5,7 @@ A setting is found by what it is, not by the sweep that made it: a claim reads w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -27,11 +27,13 @@ class NotRun(LookupError):
 
 @dataclass(frozen=True)
 class Study:
-    """The tables under `root`, of the sweeps of `parameters` that are there; models: each model's siblings by name."""
+    """The tables under `root`, of the sweeps of `parameters` that are there; models: each model's siblings by name;
+    stand_ins: of a model, the method that is looked up where a setting names another."""
 
     root: Path
     parameters: Parameters
     models: dict[str, dict[str, str]]
+    stand_ins: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -55,7 +57,8 @@ class Study:
         """The rows of a setting. Raises NotRun if there are none."""
         if setting.model and setting.model not in self.models[model]:
             raise NotRun(f"{model} has no {setting.model} model")
-        wanted = setting.model_dump(include=set(COLUMNS))
+        own = self.stand_ins.get(model, {}).get(setting.method, setting.method)
+        wanted = setting.model_dump(include=set(COLUMNS)) | {"method": own}
         wanted |= {"window": setting.window} if "window" in table else {}
         wanted["backbone"] = self.models[model][setting.model] if setting.model else model
         rows = table[np.logical_and.reduce([table[k] == v for k, v in wanted.items()])]

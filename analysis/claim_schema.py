@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -188,14 +188,14 @@ class Cost(Strict):
 
 class Claim(Strict):
     """One sentence, where a paper says it, the test that decides it, the family within which Holm corrects, and the
-    notebook that shows more."""
+    notebook, or the notebooks, that show more."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     paper: str
     where: str
     claim: str
     family: str
-    notebook: str
+    notebook: Annotated[tuple[str, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
     test: Annotated[Difference | Trend | Correlation | FirstHalf | Cost, Field(discriminator="kind")]
 
 
@@ -214,10 +214,12 @@ class LedgerRow(Strict):
 
 
 class Claims(Strict):
-    """All of claims.yaml. papers: name -> title. models: the models that are judged -> their siblings by name."""
+    """All of claims.yaml. papers: name -> title. models: the models that are judged -> their siblings by name.
+    stand_ins: of a model, the method that is run where a claim names another."""
 
     papers: dict[str, str]
     models: Annotated[dict[str, dict[Literal[*SIBLINGS], str]], Field(min_length=1)]
+    stand_ins: dict[str, dict[str, str]] = {}
     claims: tuple[Claim, ...]
     ledger: tuple[LedgerRow, ...]
 
@@ -229,6 +231,8 @@ class Claims(Strict):
             measures = entry.test.measures if isinstance(entry, Claim) else ()
             if unknown := [m for m in measures if m not in KNOWN]:
                 raise ValueError(f"{entry.id}: no measure {unknown[0]!r}; there are {', '.join(KNOWN)}")
+        if unknown := set(self.stand_ins) - set(self.models):
+            raise ValueError(f"stand_ins: {min(unknown)!r} is not one of the models {list(self.models)}")
         ids = [entry.id for entry in entries]
         if twice := [i for i in ids if ids.count(i) > 1]:
             raise ValueError(f"the id {twice[0]!r} is given twice")
@@ -249,6 +253,9 @@ def load_claims(parameters: Parameters, path: Path | str = "papers/claims.yaml")
     named = [("backbone", b, parameters.backbones) for m, s in found.models.items() for b in (m, *s.values())]
     settings = [s for c in found.claims for s in c.test.settings] + [s for row in found.ledger for s in row.settings]
     named += [("method", s.method, parameters.methods) for s in settings]
+    named += [
+        ("method", m, parameters.methods) for own in found.stand_ins.values() for pair in own.items() for m in pair
+    ]
     for kind, name, known in named:
         if name not in known:
             raise ValueError(f"{path}: {kind} {name!r} is not in params.yaml, which has {', '.join(known)}")

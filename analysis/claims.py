@@ -43,6 +43,7 @@ def decide(claims: Claims, study: Study) -> pd.DataFrame:
 
 def _row(claim: Claim, model: str, test) -> dict:
     told = claim.model_dump(exclude={"test"}) | {"test": str(claim.test), "model": model, "line": claim.test.line}
+    told["notebook"] = " ".join(claim.notebook)
     try:
         effect: Effect = test()
     except NotRun as missing:
@@ -92,6 +93,8 @@ def page(table: pd.DataFrame, claims: Claims, notebooks: str, note: str = "") ->
         "repository, not about the papers' checkpoints.",
         *(["", note] if note else []),
     ]
+    for model, names in claims.stand_ins.items():
+        lines += ["", f"In {model} {', '.join(f'{new} stands for {old}' for old, new in names.items())}."]
     for paper, title in claims.papers.items():
         part = table[table["paper"] == paper]
         total = part["verdict"].value_counts().reindex(list(SYMBOLS), fill_value=0)
@@ -106,7 +109,7 @@ def _line(rows: pd.DataFrame, models: list[str], notebooks: str) -> str:
     first = rows.iloc[0]
     cells = {m: [_cell(r) for r in rows.to_dict("records") if r["model"] == m] for m in models}
     cells[models[0]] += [f"{r['model']}: {_cell(r)}" for r in rows.to_dict("records") if r["model"] not in models]
-    link = f"[{first['notebook'][:2]}]({notebooks}/{first['notebook']}.ipynb)"
+    link = ", ".join(f"[{name[:2]}]({notebooks}/{name}.ipynb)" for name in first["notebook"].split())
     said = f"{first['claim']} ({first['where']})<br>*{first['test']}*"
     return f"| {said} | {' | '.join('<br>'.join(c) for c in cells.values())} | {link} |"
 

@@ -40,14 +40,20 @@ def made(setting, backbone, *, recorded=None):
 
 
 def test_every_setting_is_made_by_a_sweep_of_some_model(claims):
+    def own(setting, model):
+        return setting.model_copy(
+            update={"method": claims.stand_ins.get(model, {}).get(setting.method, setting.method)}
+        )
+
     for claim in claims.claims:
         measures = set(claim.test.measures)
         recorded = "frames" if measures & set(FRAMES) else "groups" if measures & set(ATTENTION) else None
         for s in claim.test.settings if not measures & set(LAYERS) else []:
-            names = [
-                siblings.get(s.model, m) for m, siblings in claims.models.items() if not s.model or s.model in siblings
-            ]
-            assert not names or any(made(s, n, recorded=recorded) for n in names), f"{claim.id}: {s}"
+            names = {m: siblings.get(s.model, m) for m, siblings in claims.models.items() if s.model in {"", *siblings}}
+            assert not names or any(made(own(s, m), n, recorded=recorded) for m, n in names.items()), f"{claim.id}: {s}"
+    for model, names in claims.stand_ins.items():
+        backbones = (model, *claims.models[model].values())
+        assert all(any(made(Setting(method=m), b) for b in backbones) for m in names.values()), model
     for row in claims.ledger:
         assert any(all(made(s, m) for s in row.settings) for m in claims.models), row.id
 
@@ -60,7 +66,8 @@ def test_measures_are_columns_of_the_scores():
 
 
 def test_notebooks_papers_and_families_are_there(claims):
-    assert {c.notebook for c in claims.claims} <= {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    named = {name for c in claims.claims for name in c.notebook}
+    assert named <= {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert 20 <= len(claims.claims) <= 45 and {c.paper for c in claims.claims} == set(claims.papers)
 
 
@@ -75,6 +82,8 @@ def test_notebooks_papers_and_families_are_there(claims):
         ("  - id: dominance\n    paper: dymos", "  - id: dominance\n    paper: nobody", "nobody"),
         ("text-to-video: wan-t2v", "text-to-video: nobody", "backbone 'nobody'"),
         ("sign: lower", "sign: sideways", "sign"),
+        ("focal-full: focal-joint-full", "focal-full: nobody", "method 'nobody'"),
+        ("stand_ins:\n  cogvideox-i2v:", "stand_ins:\n  nobody:", "'nobody' is not one of the models"),
         ("kind: trend", "kind: feeling", "feeling"),
         ("claims:\n", "claims: [\n", "claims.yaml"),
     ],
@@ -324,7 +333,7 @@ def test_nothing_is_dropped(tmp_path):
 def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     for name in ("scores", "attention", "bench"):
         (tmp_path / name).symlink_to(ROOT / "results" / name)
-    data = Study(tmp_path, PARAMETERS, claims.models)
+    data = Study(tmp_path, PARAMETERS, claims.models, claims.stand_ins)
     table, ledger = write_claims(claims, data), write_ledger(claims, data)
     text = (tmp_path / "claims.md").read_text()
     counts = table[table["model"] == "wan-i2v"]["verdict"].value_counts()
@@ -334,9 +343,13 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     assert (table["reason"] != "").eq(table["verdict"] == "not run").all()
     assert list(pd.read_csv(tmp_path / "tables/claims.csv")["verdict"]) == list(table["verdict"])
     assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "tables/ledger.csv"))
-    assert page(table, claims, "notebooks").count("](notebooks/") == len(claims.claims)
+    assert page(table, claims, "notebooks").count("](notebooks/") == sum(len(c.notebook) for c in claims.claims)
     row = table[table["model"] == "wan-i2v"].set_index("id").loc["dominance"]
     assert row["verdict"] == "supported" and 0 < row["low"] < row["effect"] < row["high"]
+    scores = pd.read_csv(ROOT / "results/scores/cogvideox-focal-ablation.csv")  # focal-full is focal-joint-full there
+    changes = scores.pivot(index=["sample", "seed"], columns="method", values="adherence")
+    row = table[table["model"] == "cogvideox-i2v"].set_index("id").loc["focal-zero-shot"]
+    assert row["effect"] == pytest.approx(100 * (changes["focal-joint-full"] - changes["none"]).mean())
 
 
 def test_the_same_setting_in_two_sweeps_has_the_same_scores(claims):
