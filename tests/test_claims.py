@@ -60,9 +60,8 @@ def test_every_setting_is_made_by_a_sweep_of_some_model(claims):
 
 def test_measures_are_columns_of_the_scores():
     assert set(SCORES) <= set(pd.read_csv(ROOT / "results/scores/baseline.csv", nrows=1).columns)
-    assert {"morans_i", "std"} <= set(
-        pd.read_csv(ROOT / "results/attention/semantic-layers-wan-i2v.csv", nrows=1).columns
-    )
+    layers = pd.read_csv(ROOT / "results/attention/semantic-layers-wan-i2v.csv", nrows=1)
+    assert {"morans_i", "std"} <= set(layers.columns)
 
 
 def test_notebooks_papers_and_families_are_there(claims):
