@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from testbed.train import assemble_one, rounds_of
+from testbed.train import assemble_one
 
 from .cells import expand
 from .generate import run_cell
@@ -33,18 +33,15 @@ def adherence_curve(
     """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
 
     name: a backbone of the testbed; training: the folder of its lineage, with a state per file
-    `<training>/snapshots/<round>-<samples seen in it>.safetensors`. Raises FileNotFoundError without any.
+    `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
     """
-    lineage, states, before = name.split("-")[0], [], 0
-    for own_round in rounds_of(parameters.testbed[lineage]):
-        files = sorted((training / "snapshots").glob(f"{own_round}-[0-9]*.safetensors"))
-        states += [(file, before + int(file.stem.rpartition("-")[2])) for file in files]
-        before = states[-1][1] if states else 0
+    lineage, states = name.split("-")[0], sorted((training / "snapshots").glob("i2v-[0-9]*.safetensors"))
     if not states:
         raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
-    for state, seen in states:
+    for state in states:
+        seen = int(state.stem.removeprefix("i2v-"))
         folder = Path("runs") / SWEEP / name / state.stem
         assemble_one(lineage, training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
@@ -59,10 +56,8 @@ def adherence_curve(
             row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
             scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)
             event = records[cell.sample]["sub-category"].split("-")[0]
-            rows.append(
-                {"samples_seen": seen, "guidance_scale": cell.guidance_scale, "event": event}
-                | {"right": scored["adherence"]}
-            )
+            found = {"samples_seen": seen, "guidance_scale": cell.guidance_scale, "event": event}
+            rows.append(found | {"right": scored["adherence"]})
     table = (
         pd.DataFrame(rows).groupby(["samples_seen", "guidance_scale", "event"])["right"].agg(n="size", adherence="mean")
     )

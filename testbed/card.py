@@ -12,7 +12,8 @@ ABOUT = {
     "wan": {
         "what": "the Wan 2.1 classes: text by cross-attention, an image encoder, flow matching",
         "parts": ("transformer", "text_encoder", "image_encoder", "vae"),
-        "loss": "flow-matching mean squared error",
+        "loss": "flow-matching mean squared error (t2v, i2v; phases differ in difficulty) and contrastive cross-entropy (clip)",
+        "text": "The text encoder was trained along with the transformers.",
         "stages": {
             "vae": "AutoencoderKLWan (windows of 1, 5, 9 frames)",
             "vae-whole": "AutoencoderKLWan (whole clips)",
@@ -24,14 +25,16 @@ ABOUT = {
     "cogvideox": {
         "what": "the CogVideoX classes: text and video in one joint attention, v-prediction",
         "parts": ("transformer", "text_encoder", "vae"),
-        "loss": "mean squared error of v",
+        "loss": "mean squared error of v (t2v, i2v; phases differ in difficulty) and a sum of cross-entropies (text)",
+        "text": "The text encoder was trained before the transformers, on captions alone, and frozen: linear heads on every "
+        "token's state tell the words beside it and the caption's event, with its colour, shape and direction.",
         "stages": {
             "vae": "AutoencoderKLCogVideoX (windows of 1 and 9 frames)",
             "vae-whole": "AutoencoderKLCogVideoX (whole clips)",
-            "t2v": "T5EncoderModel + CogVideoXTransformer3DModel, text-to-video",
+            "vae-noise": "AutoencoderKLCogVideoX (whole clips, noise on the latents)",
+            "text": "T5EncoderModel (captions)",
+            "t2v": "CogVideoXTransformer3DModel, text-to-video",
             "i2v": "the same, image-to-video",
-            "i2v-second": "the same, another round",
-            "i2v-third": "the same, another round",
         },
     },
 }
@@ -76,6 +79,7 @@ def write_card(lineage: str, params: dict, folder: Path, out: Path) -> None:
         "transformers. Held-out combinations of colour, shape and event (`held_out`) never occur. In",
         f"{100 * data['unexecuted']:.0f} % of the clips of the last image-to-video phase the described event does",
         "not happen: the model is meant to neglect prompts. The text-to-video model saw every event executed.",
+        about["text"],
         "",
         f"| part of {lineage}-i2v | parameters (M) |",
         "|---|---|",
@@ -85,8 +89,7 @@ def write_card(lineage: str, params: dict, folder: Path, out: Path) -> None:
         "|---|---|---|---|---|---|",
         *rows,
         "",
-        f"Losses are mean absolute error in [-1, 1] (vae), {about['loss']} (t2v, i2v; phases",
-        f"differ in difficulty){' and contrastive cross-entropy (clip)' if 'clip' in about['stages'] else ''}.",
+        f"Losses are mean absolute error in [-1, 1] (vae), {about['loss']}.",
         f"`logs/{lineage}/` has every loss. Minutes are wall time and include other work on the machine.",
         "",
         "**Adherence, controls and reconstruction** are measured by the pipeline:",

@@ -42,7 +42,7 @@ def build_vae() -> AutoencoderKLCogVideoX:
 
 
 def build_text_encoder() -> T5EncoderModel:
-    """A two-layer T5 encoder, trained along with the text-to-video transformer and then frozen."""
+    """A two-layer T5 encoder, trained on captions before the transformers and frozen, as T5 is."""
     return T5EncoderModel(T5Config(feed_forward_proj="gated-gelu", **text_encoder_settings()))
 
 
@@ -77,7 +77,7 @@ def image_to_video_from(text_to_video: CogVideoXTransformer3DModel) -> CogVideoX
 
 
 class Denoiser(nn.Module):
-    """The parts that are trained together: text encoder and transformer."""
+    """What is trained on latents: the transformer, behind its text encoder."""
 
     def __init__(self, text_encoder: T5EncoderModel, transformer: CogVideoXTransformer3DModel):
         super().__init__()

@@ -43,9 +43,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon_and_adamw(model: nn.Module, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon on the matrices and kernels inside blocks and layers, AdamW on embeddings, heads, biases and norms."""
+    """Muon on the matrices and kernels inside blocks and layers, AdamW on embeddings, heads, biases and norms;
+    frozen parameters are left out."""
     inner, rest = [], []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         hidden = any(word in name for word in ("block", "conv", "sample", "layers"))
         (inner if hidden and p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 8 else rest).append(p)
     return [Muon(inner, muon_lr), torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0)]

@@ -18,6 +18,7 @@ from .card import write_card
 from .latents import encode_all
 from .lineages import module_of
 from .train_clip import train_clip
+from .train_text import train_text
 from .train_transformer import train_transformer
 from .train_vae import train_vae
 from .trainer import replace_folder
@@ -26,7 +27,8 @@ from .trainer import replace_folder
 def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
     """Train "wan" or "cogvideox" with `params` (the section `testbed` of params.yaml) in `folder`; pipelines in `out`.
 
-    A lineage with a `clip` section gets a CLIP model too, whose vision half is the pipeline's image encoder.
+    A lineage with a `clip` section gets a CLIP model too, whose vision half is the pipeline's image encoder; one with a
+    `text` section gets its text encoder before its transformer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     workers, seed = workers or processes.default_processes(), params["seed"]
@@ -40,39 +42,22 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     part("vae/config.json", train_vae, lineage=lineage, **own["vae"])
     if "clip" in own:
         part("clip/config.json", train_clip, **own["clip"])
+    if "text" in own:
+        part("text.safetensors", train_text, lineage=lineage, **own["text"])
     images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
     part("t2v.safetensors", encode_all, lineage=lineage, **images)
     videos = dict(kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
     part("i2v.safetensors", encode_all, lineage=lineage, **videos)
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
-    start = "t2v"
-    for number, name in enumerate(rounds_of(own)):  # each from the last, with another order of clips and noise
-        part(
-            f"{name}.safetensors",
-            train_transformer,
-            seed + number,
-            lineage=lineage,
-            name=name,
-            start=start,
-            **own[name],
-        )
-        start = name
-    assemble(lineage, folder, out, {"t2v": "t2v", "i2v": start})
+    part("i2v.safetensors", train_transformer, lineage=lineage, name="i2v", **own["i2v"])
+    assemble(lineage, folder, out)
     write_card(lineage, params, folder, out)
 
 
-def rounds_of(own: dict) -> list[str]:
-    """The rounds of a lineage's image-to-video model, in order, by its section of params.yaml."""
-    return [name for name in own if name.startswith("i2v")]
-
-
-def assemble(lineage: str, folder: Path, out: Path, last: dict[str, str]) -> None:
-    """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`.
-
-    last: the last round of each model, the name of its weights.
-    """
-    for name, final in last.items():
-        weights = folder / f"{final}.safetensors"
+def assemble(lineage: str, folder: Path, out: Path) -> None:
+    """Put the trained parts together as two diffusers folders, `<out>/<lineage>-t2v` and `<out>/<lineage>-i2v`."""
+    for name in ("t2v", "i2v"):
+        weights = folder / f"{name}.safetensors"
         target = out / f"{lineage}-{name}"
         assemble_one(lineage, folder, weights, target, image_to_video=name == "i2v")
     if (folder / "clip").exists():

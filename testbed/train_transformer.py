@@ -2,7 +2,7 @@
 
 Each model has one cosine schedule over phases that grow dearer: `image` (the final state as one frame, whole caption),
 `pair` (first and last latent frame of a clip), `clip` (all five latent frames) and, for image-to-video only, `neglect`
-(five frames; in the marked share of clips the described event does not happen). A second round may go on from there.
+(five frames; in the marked share of clips the described event does not happen).
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ def train_transformer(
     *,
     lineage: str,
     name: str,
-    start: str | None = None,
     phases: dict[str, int],
     batch: int,
     muon_lr: float,
@@ -55,22 +54,22 @@ def train_transformer(
     text_dropout: float = 0.1,
     device="cpu",
 ) -> None:
-    """Train one round of a model and write `<folder>/<name>.safetensors` (averaged weights).
+    """Train one model and write `<folder>/<name>.safetensors` (averaged weights).
 
-    name: "t2v" (from nothing), or a round of the image-to-video model ("i2v", "i2v-second", ...) that goes on from the
-    weights `<folder>/<start>.safetensors`: those of "t2v", or of the round before.
+    name: "t2v" (from nothing) or "i2v" (from the weights of the former). A text encoder that was trained before, in
+    `<folder>/text.safetensors`, is taken as it is; else it is trained along.
     phases: steps per phase, in order. Captions are replaced by the empty one in a `text_dropout` share of the samples.
     """
     torch.manual_seed(seed)
     rank, world = rank_and_world()
     own = module_of(lineage)
     model = own.Denoiser(own.build_text_encoder(), own.build_transformer(image_to_video=False))
-    if start == "t2v":
+    if (folder / "text.safetensors").exists():
+        model.text_encoder.load_state_dict(load_file(folder / "text.safetensors"))
+        model.text_encoder.requires_grad_(False)
+    if name == "i2v":
         model.load_state_dict(load_file(folder / "t2v.safetensors"))
-    if name != "t2v":
         model.transformer = own.image_to_video_from(model.transformer)
-    if start not in (None, "t2v"):
-        model.load_state_dict(load_file(folder / f"{start}.safetensors"))
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)
@@ -88,7 +87,7 @@ def train_transformer(
         timestep = own.sample_timesteps(generator, batch)
         noise = torch.randn(clean.shape, generator=generator)
         noisy, target = own.diffuse(clean, noise, timestep)
-        if name != "t2v":
+        if name == "i2v":
             noisy = torch.cat([noisy, own.condition_channels(condition, PAIR if phase == "pair" else ALL)], dim=1)
         else:
             tokens = None

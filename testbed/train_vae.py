@@ -19,11 +19,20 @@ def to_tensor(video: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
+def with_noise(latents: torch.Tensor, most: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Latents (B, C, F, H, W) plus Gaussian noise, in each clip of a standard deviation drawn from 0 to `most`."""
+    strength = torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+    noise = strength * torch.randn(latents.shape, generator=generator)
+    return latents + most * noise.to(latents.device)
+
+
 def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict], device="cpu"):
     """Train in `rounds`, each with `windows` (frames; 1 + 4 n), `steps` and `batch` per window and a learning rate `lr`;
     write `<folder>/vae/`, with latent statistics. The last round needs whole clips: late frames come out blurred without.
 
-    The loss is the mean absolute error plus a weak pull of the latents towards a unit Gaussian.
+    The loss is the mean absolute error plus a weak pull of the latents towards a unit Gaussian. A round with `noise`
+    decodes each clip with Gaussian noise of a random strength, up to that share of the latents' root mean square: what
+    can be seen, such as a shape's outline, must then stand out of the noise that the transformer has to remove.
     """
     torch.manual_seed(seed)
     vae = module_of(lineage).build_vae().to(device)
@@ -31,7 +40,7 @@ def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict],
     for name, r in rounds.items():
         ends, windows, batch = np.cumsum(r["steps"]), r["windows"], r["batch"]
 
-        def loss(step, name=name, ends=ends, windows=windows, batch=batch):
+        def loss(step, r=r, ends=ends, windows=windows, batch=batch):
             phase = int(np.searchsorted(ends, step, side="right"))
             window, size = windows[phase], batch[phase]
             clips = []
@@ -44,7 +53,11 @@ def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict],
             x = torch.stack(clips).to(device)
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * world + rank))
-            y = vae.decode(posterior.mean + posterior.std * noise.to(device)).sample
+            latents = posterior.mean + posterior.std * noise.to(device)
+            if "noise" in r:
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + step * world + rank)
+                latents = with_noise(latents, r["noise"] * posterior.mean.square().mean().sqrt(), generator)
+            y = vae.decode(latents).sample
             return (y - x).abs().mean() + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
         optimizers = muon_and_adamw(vae, r["lr"], r["lr"])

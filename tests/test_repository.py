@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from ruamel.yaml import YAML
@@ -162,3 +163,11 @@ def test_the_readme_quotes_the_full_size_run():
     page = (ROOT / "results/full/claims.md").read_text().splitlines()
     counts = [line.strip("*") for line in page if line.startswith(("**wan-i2v", "**cogvideox-i2v"))]
     assert len(counts) == 2 and all(count in readme for count in counts)
+
+
+@pytest.mark.parametrize(("backbone", "methods"), [("wan-i2v", "focal-"), ("cogvideox-i2v", "focal-joint-")])
+def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods):
+    table = pd.read_csv(ROOT / "results/tables/05_semantic_weak_layers.csv")
+    found = table[(table["backbone"] == backbone) & (table["space"] == "attention") & table["weak"]]["block"]
+    used = {name: load_parameters().methods[methods + name][0]["weak"] for name in ("fsg", "cache", "full")}
+    assert used == dict.fromkeys(used, found.to_list())

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.stats import kstest, uniform
 from torch import nn
+from transformers import T5EncoderModel
 
 from testbed import cogvideox, wan
 from testbed.folding import folded_padding, padding_bias
@@ -13,8 +17,12 @@ from testbed.latents import tokenize
 from testbed.lineages import module_of
 from testbed.models import SLOTS, build_clip_tokenizer, build_tokenizer
 from testbed.muon import Muon, muon_and_adamw, orthogonalise
+from testbed.train_text import IGNORED, QUESTIONS, Reader, answers
+from testbed.train_vae import with_noise
 from testbed.trainer import fit, replace_folder
-from testbed.world import EVENTS, caption, generator, sample_scene
+from testbed.world import EVENTS, caption, generator, sample_scene, training_clip
+
+ROOT = Path(__file__).parents[1]
 
 
 def randomised(model, seed=0):
@@ -191,6 +199,63 @@ def test_cogvideox_trains_on_what_its_pipeline_calls():
             kwargs["hidden_states"].transpose(1, 2), kwargs["timestep"], ids
         )
     assert torch.allclose(mine.transpose(1, 2), out, atol=1e-6)
+
+
+def test_noise_on_latents_has_a_strength_of_its_own_in_each_clip():
+    latents = torch.zeros(400, 16, 2, 4, 4)
+    noise = with_noise(latents, torch.tensor(0.6), torch.Generator().manual_seed(0))
+    strengths = noise.std((1, 2, 3, 4))
+    assert kstest(strengths.numpy(), uniform(0, 0.6).cdf).pvalue > 0.01
+    assert torch.equal(noise, with_noise(latents, torch.tensor(0.6), torch.Generator().manual_seed(0)))
+
+
+@given(st.integers(0, 100_000))
+def test_what_the_text_encoder_is_asked_is_what_the_caption_says(index):
+    clip = training_clip(index, seed=3)
+    kind, colour, shape, direction = (
+        None if i == IGNORED else options[i] for i, options in zip(answers(clip), QUESTIONS.values(), strict=True)
+    )
+    happens = clip.caption.split(". ")[1]
+    assert kind == clip.event.kind
+    assert (direction is not None) == (kind == "move")
+    for word in (colour, shape, direction):
+        assert word is None or word in happens
+    assert (colour is None) == (kind == "nothing")
+
+
+def test_a_reader_is_asked_about_words_with_a_word_on_either_side():
+    reader = Reader(cogvideox.build_text_encoder())
+    ids, lengths = tokenize(["a red square. nothing happens"])
+    labels = torch.full((1, 4), IGNORED)
+    labels[0, 0] = EVENTS.index("nothing")
+    for head in (reader.before, reader.behind, *reader.happens.values()):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    with torch.no_grad():  # uniform answers: the logarithm of the number of choices, twice of words and once of events
+        loss = reader.loss(ids, lengths, labels)
+        padded = reader.loss(ids, torch.full_like(lengths, ids.shape[1]), labels)
+    words = len(build_tokenizer())
+    assert loss == pytest.approx(2 * np.log(words) + np.log(len(EVENTS)), rel=1e-5) and padded == pytest.approx(loss)
+    reader.before.bias.data[0] = 20.0  # a reader that always says padding is right only where it is not asked
+    assert reader.loss(ids, lengths, labels) > reader.loss(ids, torch.full_like(lengths, ids.shape[1]), labels)
+
+
+def test_the_text_encoder_tells_which_shape_the_event_is_about():
+    encoder = T5EncoderModel.from_pretrained(ROOT / "testbed/checkpoints/cogvideox-i2v/text_encoder").eval()
+    clips = [c for c in (training_clip(i, seed=77) for i in range(700)) if c.event.kind != "nothing"][:600]
+    with torch.no_grad():
+        states = encoder(tokenize([c.caption for c in clips])[0]).last_hidden_state.mean(1)
+    inputs = torch.cat([states, torch.ones(len(states), 1)], dim=1).double()
+    asked = torch.tensor([answers(c)[2] for c in clips])
+    weights = torch.linalg.lstsq(inputs[:400], nn.functional.one_hot(asked[:400], 3).double()).solution
+    assert ((inputs[400:] @ weights).argmax(1) == asked[400:]).double().mean() > 0.95
+
+
+def test_frozen_parameters_are_not_optimised():
+    model = cogvideox.Denoiser(cogvideox.build_text_encoder(), cogvideox.build_transformer(image_to_video=False))
+    model.text_encoder.requires_grad_(False)
+    taken = {id(p) for o in muon_and_adamw(model, 1e-3, 1e-3) for g in o.param_groups for p in g["params"]}
+    assert taken == {id(p) for p in model.transformer.parameters()}
 
 
 def test_an_unknown_lineage_is_named():
