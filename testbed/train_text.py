@@ -20,7 +20,7 @@ from .models import TEXT_DIM, build_tokenizer
 from .trainer import fit, rank_and_world, save_atomically
 from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Clip, training_clip
 
-IGNORED = -100  # the label of a question without an answer
+IGNORED = -100  # the label of a question without an answer; cross_entropy leaves it out
 QUESTIONS = {"kind": EVENTS, "colour": tuple(COLOURS), "shape": SHAPES, "direction": tuple(DIRECTIONS)}
 
 
@@ -53,10 +53,9 @@ class Reader(nn.Module):
         total = F.cross_entropy(self.before(middle), ids[:, :-2][inner])
         total = total + F.cross_entropy(self.behind(middle), ids[:, 2:][inner])
         for head, label in zip(self.happens.values(), labels.T, strict=True):
-            answered = label != IGNORED
-            if answered.any():  # a mean over nothing is not a number
-                every = label[answered, None].expand(-1, ids.shape[1])
-                total = total + F.cross_entropy(head(states[answered]).flatten(0, 1), every.flatten())
+            if (label != IGNORED).any():  # a mean over nothing is not a number
+                every = label[:, None].expand(-1, ids.shape[1])
+                total = total + F.cross_entropy(head(states).flatten(0, 1), every.flatten(), ignore_index=IGNORED)
         return total
 
 

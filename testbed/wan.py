@@ -57,7 +57,7 @@ def build_vae() -> AutoencoderKLWan:
 
 
 def build_text_encoder() -> UMT5EncoderModel:
-    """A two-layer UMT5 encoder, trained along with the text-to-video transformer and then frozen."""
+    """A two-layer UMT5 encoder, trained along with both transformers."""
     return UMT5EncoderModel(UMT5Config(**text_encoder_settings()))
 
 

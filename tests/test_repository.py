@@ -169,5 +169,6 @@ def test_the_readme_quotes_the_full_size_run():
 def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods):
     table = pd.read_csv(ROOT / "results/tables/05_semantic_weak_layers.csv")
     found = table[(table["backbone"] == backbone) & (table["space"] == "attention") & table["weak"]]["block"]
-    used = {name: load_parameters().methods[methods + name][0]["weak"] for name in ("fsg", "cache", "full")}
+    settings = load_parameters().methods
+    used = {name: settings[methods + name][0]["weak"] for name in ("fsg", "cache", "full")}
     assert used == dict.fromkeys(used, found.to_list())
