@@ -10,7 +10,7 @@ import typer
 
 from testbed.command_line import run
 
-from .parameters import load_parameters
+from .study.parameters import load_parameters
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
@@ -21,7 +21,7 @@ Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per
 @app.command()
 def settings():
     """Write what params.yaml comes to for each lineage into build/settings, where stages see what changed for them."""
-    from .resolved import write_settings
+    from .study.resolved_settings import write_settings
 
     write_settings("params.yaml", Path("build/settings"))
 
@@ -29,7 +29,7 @@ def settings():
 @app.command()
 def keys():
     """Write the keys of the full-size sweeps' cells into build/keys, where stages see whether any changed."""
-    from .resolved import write_keys
+    from .study.resolved_settings import write_keys
 
     write_keys(load_parameters(full=True), Path("build/keys"))
 
@@ -38,8 +38,8 @@ def keys():
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
     """Encode and decode the true clips of the benchmark's first samples: results/scores/reconstruction-BACKBONE.csv."""
     parameters = load_parameters()
-    from .generate import default_executor
-    from .reconstruct import reconstruct
+    from .scoring.autoencoder_limit import reconstruct
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         out = Path(f"results/scores/reconstruction-{backbone}.csv")
@@ -59,7 +59,7 @@ def generate(
 ):
     """Make the videos of sweeps of params.yaml in runs/SWEEP, keeping those that exist."""
     parameters = load_parameters(full=full)
-    from .generate import default_executor, generate
+    from .videos.generate import default_executor, generate
 
     if scheduler:
         from dask.distributed import Client
@@ -76,7 +76,7 @@ def generate(
 @app.command()
 def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
     """Score the videos of sweeps into results/scores/SWEEP.csv."""
-    from .score import default_executor, score
+    from .scoring.score import default_executor, score
 
     parameters = load_parameters(full=full)
     with default_executor(workers) as executor:
@@ -89,7 +89,7 @@ def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
 @app.command()
 def describe_full():
     """Write results/full/README.md: the sweeps of the full-size run, their samples and seeds, and the machine."""
-    from .full_size import describe_run
+    from .report.full_size_readme import describe_run
 
     parameters = load_parameters(full=True)
     describe_run(parameters, parameters.results / "README.md")
@@ -98,7 +98,7 @@ def describe_full():
 @app.command()
 def attention(sweeps: Sweeps = None, full: Full = False):
     """Summarise the recordings of sweeps into results/attention/SWEEP-*.csv."""
-    from .attention import summarise_recordings
+    from .attention.recording_summaries import summarise_recordings
 
     parameters = load_parameters(full=full)
     for sweep in sweeps or [name for name, s in parameters.sweeps.items() if s.record]:
@@ -108,8 +108,8 @@ def attention(sweeps: Sweeps = None, full: Full = False):
 @app.command()
 def maps(sweep: str, samples: int = 4, workers: Workers = None):
     """Attention maps of the first samples of a sweep into results/attention/SWEEP-maps.csv."""
-    from .generate import default_executor
-    from .maps import attention_maps
+    from .attention.token_maps import attention_maps
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         out = Path("results/attention") / f"{sweep}-maps.csv"
@@ -119,8 +119,8 @@ def maps(sweep: str, samples: int = 4, workers: Workers = None):
 @app.command()
 def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Workers = None):
     """How strongly each layer responds to the prompt's words, into results/attention/semantic-*-BACKBONE.csv."""
-    from .generate import default_executor
-    from .semantic_layers import semantic_layers
+    from .attention.semantic_layers import semantic_layers
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         semantic_layers(load_parameters(), backbone, executor, samples=samples, out=Path("results/attention"))
@@ -134,8 +134,8 @@ def foreground(
     workers: Workers = None,
 ):
     """Which blocks look at the foreground, into results/attention/foreground*-BACKBONE.csv."""
-    from .foreground import foreground
-    from .generate import default_executor
+    from .attention.foreground_ratio import foreground
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         out = Path("results/attention")
@@ -145,7 +145,7 @@ def foreground(
 @app.command()
 def calibrate(backbones: list[str]):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
-    from .calibration import write_preset
+    from .attention.calibrated_blocks import write_preset
 
     for name, blocks in write_preset(load_parameters(), backbones, Path("results/attention")).items():
         print(f"{name}: {blocks}")
@@ -154,8 +154,8 @@ def calibrate(backbones: list[str]):
 @app.command()
 def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn: int = 1, workers: Workers = None):
     """Where words are found in the references, and what METHOD's cache sees: results/attention/focal-*.csv."""
-    from .focal_study import focal_study
-    from .generate import default_executor
+    from .attention.keyword_anchors import focal_study
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         out = Path("results/attention")
@@ -181,8 +181,8 @@ def tune_focal(
     checkpointing: Annotated[bool, typer.Option(help="recompute blocks in the backward pass: less memory")] = False,
 ):
     """Tune the weak blocks of an image-to-video backbone with Focal Guidance on, and a control; a killed run goes on."""
-    from .clips import from_folder, from_world
-    from .tune_focal import read_settings, section_of, tune_focal
+    from .tuning.encode_clips import from_folder, from_world
+    from .tuning.tune_focal_guidance import read_settings, section_of, tune_focal
 
     parameters = load_parameters()
     if backbone not in parameters.backbones:
@@ -200,10 +200,10 @@ def tune_focal(
 @app.command()
 def claims(full: Full = False):
     """Decide papers/claims.yaml into results/claims.md, results/tables/claims.csv and results/tables/ledger.csv."""
-    from .claim_data import Study
-    from .claim_schema import load_claims
-    from .claims import write_claims
-    from .ledger import write_ledger
+    from .papers.claim_inputs import Study
+    from .papers.claim_schema import load_claims
+    from .papers.code_differences import write_ledger
+    from .papers.decide_claims import write_claims
 
     parameters = load_parameters(full=full)
     found = load_claims(parameters)
@@ -215,7 +215,7 @@ def claims(full: Full = False):
 @app.command()
 def tables(full: Full = False):
     """Rebuild the papers' tables from the scores: 08_paper_tables.csv and a Markdown file per paper."""
-    from .tables import count, write_tables
+    from .papers.paper_tables import count, write_tables
 
     parameters = load_parameters(full=full)
     _, cells = write_tables(parameters, parameters.results / "scores", parameters.results / "tables")
@@ -226,7 +226,7 @@ def tables(full: Full = False):
 def notebook(name: str, full: Full = False):
     """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb; --full is for
     the notebooks that take a folder of `results`."""
-    from .notebook import execute
+    from .report.execute_notebook import execute
 
     parameters = load_parameters(full=full)
     own = {"results": parameters.results.as_posix()} if full else {}
@@ -238,8 +238,8 @@ def curve(backbone: str = "wan-i2v", samples: int = 60, workers: Workers = None)
     """Score the states kept while a testbed model was trained into testbed/checkpoints/logs/adherence-BACKBONE.csv."""
     from testbed.__main__ import CHECKPOINTS, TRAINING
 
-    from .curve import adherence_curve
-    from .generate import default_executor
+    from .scoring.training_curve import adherence_curve
+    from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
         table = adherence_curve(
@@ -257,10 +257,10 @@ def curve(backbone: str = "wan-i2v", samples: int = 60, workers: Workers = None)
 @app.command()
 def bench(backbone: str = "wan-i2v"):
     """Time the parts of one video, and steering and recording at several lengths, on this machine."""
-    from .bench import bench
-    from .bench_attention import bench_attention
-    from .bench_focal import bench_focal
-    from .bench_recording import bench_recording
+    from .bench.attention_cost import bench_attention
+    from .bench.focal_guidance_cost import bench_focal
+    from .bench.recording_cost import bench_recording
+    from .bench.video_cost import bench
 
     print(bench(load_parameters(), backbone).to_string())
     print(bench_attention().to_string())

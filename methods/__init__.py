@@ -2,10 +2,10 @@
 
 from .align_vid import AlignVid
 from .blur import blur_image
+from .core.record import record
+from .core.steer import steer
 from .dymos import DyMoS
 from .focal_guidance import FocalGuidance
-from .low_pass import LowPassGuidance
-from .record import record
-from .steer import steer
+from .low_pass_guidance import LowPassGuidance
 
 __all__ = ["AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "blur_image", "record", "steer"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .settings import METHODS, from_dict, to_dict
-from .steer import steer
+from .core.steer import steer
+from .registry import METHODS, from_dict, to_dict
 
 
 def parser() -> argparse.ArgumentParser:

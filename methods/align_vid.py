@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .call import AttentionCall, Moment
-from .layout import COGVIDEOX, WAN, Block
-from .windows import check_window, choose_blocks, in_window
+from .core.attention_call import AttentionCall, Moment
+from .core.token_layout import COGVIDEOX, WAN, Block
+from .core.windows import check_window, choose_blocks, in_window
 
 DEFAULT_SITES = ("q_image", "k_text")
 SITES = ("q_image", "k_image", "q_text", "k_text", "self")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .call import AttentionCall, Moment
-from .layout import Block
+from .core.attention_call import AttentionCall, Moment
+from .core.token_layout import Block
 
 SCHEDULES = ("uniform", "linear", "log")
 

@@ -28,12 +28,12 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from .anchor_projection import TRAIN, AnchorProjection, encode_reference, load_projection
-from .call import AttentionCall, Moment
-from .keywords import Anchors, find_anchors, load_clip
-from .layout import COGVIDEOX, WAN, Block
-from .steer import replace_attribute
-from .windows import choose_blocks
+from .core.attention_call import AttentionCall, Moment
+from .core.steer import replace_attribute
+from .core.token_layout import COGVIDEOX, WAN, Block
+from .core.windows import choose_blocks
+from .focal_anchors.keywords import Anchors, find_anchors, load_clip
+from .focal_anchors.projection import TRAIN, AnchorProjection, encode_reference, load_projection
 
 
 @dataclass

@@ -19,7 +19,7 @@ def _seed():
 @pytest.fixture
 def calls(monkeypatch):
     """Every AttentionCall that is computed, with its output."""
-    from methods.call import AttentionCall
+    from methods.core.attention_call import AttentionCall
 
     seen = []
     plain = AttentionCall.compute

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.parameters import Backbone
+from analysis.study.parameters import Backbone
 from testbed import cogvideox
 from testbed.models import SLOTS
 

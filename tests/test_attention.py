@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from random_testbed import cogvideox_backbone
 from scipy.special import rel_entr
 
-from analysis.attention import (
+from analysis.attention.recording_summaries import (
     CELL,
     MEASURES,
     TEXT_SHARE,
@@ -26,12 +26,12 @@ from analysis.attention import (
     read_recording,
     summarise_recordings,
 )
-from analysis.cells import expand
-from analysis.generate import generate
-from analysis.maps import attention_maps
-from analysis.parameters import Parameters, Recorded, load_parameters, sweeps_by_backbone
-from analysis.score import score
-from analysis.store import code_hash, read_video
+from analysis.attention.token_maps import attention_maps
+from analysis.scoring.score import score
+from analysis.study.cells import expand
+from analysis.study.files import code_hash, read_video
+from analysis.study.parameters import Parameters, Recorded, load_parameters, sweeps_by_backbone
+from analysis.videos.generate import generate
 
 ROOT = Path(__file__).parent.parent
 

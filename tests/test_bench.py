@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.bench_attention import bench_attention, build, dense_mask, flex
-from analysis.bench_recording import (
+from analysis.bench.attention_cost import bench_attention, build, dense_mask, flex
+from analysis.bench.recording_cost import (
     EXPLICIT,
     PLAIN,
     RECORDED,
@@ -77,6 +77,6 @@ def test_recording_is_benchmarked(on_cpu):
 
 
 def test_a_map_that_does_not_fit_is_left_out_and_says_so(on_cpu, monkeypatch):
-    monkeypatch.setattr("analysis.bench_recording.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("analysis.bench.recording_cost.free_bytes", lambda device: 1000)
     row = bench_recording(repeats=1, grids=GRIDS[:1]).set_index("way").loc[EXPLICIT]
     assert pd.isna(row["ms"]) and pd.isna(row["peak_mb"]) and "more than is free" in row["reason"]

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.bench_focal import (
+from analysis.bench.focal_guidance_cost import (
     ANCHORS,
     PLAIN,
     WAN_14B,
@@ -19,7 +19,7 @@ from analysis.bench_focal import (
     shares,
     step_inputs,
 )
-from analysis.parameters import load_parameters
+from analysis.study.parameters import load_parameters
 from methods import FocalGuidance, steer
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"

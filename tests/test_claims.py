@@ -9,12 +9,12 @@ import pytest
 from ruamel.yaml import YAML
 from statsmodels.stats.multitest import multipletests
 
-from analysis.claim_data import NotRun, Study, common
-from analysis.claim_schema import ATTENTION, FRAMES, LAYERS, SCORES, Claims, Setting, load_claims
-from analysis.claim_tests import TESTS, cost
-from analysis.claims import decide, page, write_claims
-from analysis.ledger import write_ledger
-from analysis.parameters import Sweep, load_parameters
+from analysis.papers.claim_inputs import NotRun, Study, common
+from analysis.papers.claim_rules import TESTS, cost
+from analysis.papers.claim_schema import ATTENTION, FRAMES, LAYERS, SCORES, Claims, Setting, load_claims
+from analysis.papers.code_differences import write_ledger
+from analysis.papers.decide_claims import decide, page, write_claims
+from analysis.study.parameters import Sweep, load_parameters
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = load_parameters(ROOT / "params.yaml")
@@ -369,9 +369,9 @@ def test_ledger_names_the_rows_that_are_measured(claims):
 def test_windows_by_time_and_by_fraction_as_the_ledger_says():
     from diffusers import UniPCMultistepScheduler
 
-    from methods.call import Moment
-    from methods.settings import from_dict
-    from methods.windows import in_window
+    from methods.core.attention_call import Moment
+    from methods.core.windows import in_window
+    from methods.registry import from_dict
 
     backbone = PARAMETERS.backbones["wan-i2v"]
     scheduler = UniPCMultistepScheduler.from_pretrained(ROOT / backbone.checkpoint, subfolder="scheduler")

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import plots, sweep_figures
-from analysis.compare import against_unsteered, comparison, glance, means, pareto, settings, shown_samples, varied
-from analysis.parameters import load_parameters
+from analysis.report import plots, sweep_figures
+from analysis.report.against_unsteered import (
+    against_unsteered,
+    comparison,
+    glance,
+    means,
+    pareto,
+    settings,
+    shown_samples,
+    varied,
+)
+from analysis.study.parameters import load_parameters
 
 ROOT = Path(__file__).parent.parent
 KINDS = ["addition", "deletion", "modification", "motion"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from analysis.convolution import convolve_directly
+from analysis.videos.fast_convolution import convolve_directly
 from testbed import cogvideox
 
 

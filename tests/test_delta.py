@@ -7,10 +7,10 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from safetensors.torch import save_file
 
-from analysis.cells import expand, weights_hash
-from analysis.delta import load_delta
-from analysis.generate import load_pipeline, reference_files, sample_video
-from analysis.parameters import Sweep, load_parameters
+from analysis.study.cells import expand, weights_hash
+from analysis.study.parameters import Sweep, load_parameters
+from analysis.videos.generate import load_pipeline, reference_files, sample_video
+from analysis.videos.tuned_weights import load_delta
 
 
 @pytest.fixture(scope="module")

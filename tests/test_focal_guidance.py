@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pipelines import build
 
-from analysis.generate import generate
-from analysis.parameters import load_parameters
-from analysis.store import read_video
+from analysis.study.files import read_video
+from analysis.study.parameters import load_parameters
+from analysis.videos.generate import generate
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
+from methods.focal_anchors.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
 from methods.focal_guidance import RUNS, keyword_maps
-from methods.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
-from methods.settings import from_dict, to_dict
+from methods.registry import from_dict, to_dict
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
 PROMPT = "a yellow square and a purple circle. then the yellow square changes to cyan."

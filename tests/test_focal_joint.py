@@ -17,10 +17,10 @@ from tiny_pipelines import build
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
-from methods.anchor_projection import AnchorProjection, clip_hash, encode_reference, sizes
+from methods.focal_anchors.keywords import find_anchors, load_clip
+from methods.focal_anchors.projection import AnchorProjection, clip_hash, encode_reference, sizes
 from methods.focal_guidance import RUNS
-from methods.keywords import find_anchors, load_clip
-from methods.settings import from_dict, to_dict
+from methods.registry import from_dict, to_dict
 from testbed import cogvideox
 from testbed.models import SLOTS
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from analysis.cells import expand
-from analysis.focal_study import focal_study, localisation, object_mask
-from analysis.parameters import load_parameters
+from analysis.attention.keyword_anchors import focal_study, localisation, object_mask
+from analysis.study.cells import expand
+from analysis.study.parameters import load_parameters
 from testbed.world import COLOURS
 
 

@@ -18,17 +18,17 @@ from transformers import (
     Sam2VisionConfig,
 )
 
-from analysis import foreground
-from analysis.calibration import calibrate, jaccard, write_preset
-from analysis.estimates import estimates, noisy_and_prediction
-from analysis.foreground import agreement, foreground_ratios, measure, pca_mask, pixel_mask
-from analysis.generate import load_pipeline
-from analysis.parameters import load_parameters
-from analysis.segment import inner_points, load_sam2, sam2_mask
-from analysis.semantic_layers import study_cells
+from analysis.attention import foreground_ratio as foreground
+from analysis.attention.calibrated_blocks import calibrate, jaccard, write_preset
+from analysis.attention.foreground_masks import inner_points, load_sam2, sam2_mask
+from analysis.attention.foreground_ratio import agreement, foreground_ratios, measure, pca_mask, pixel_mask
+from analysis.attention.latent_estimates import estimates, noisy_and_prediction
+from analysis.attention.semantic_layers import study_cells
+from analysis.study.parameters import load_parameters
+from analysis.videos.generate import load_pipeline
 from methods import AlignVid, steer, windows
-from methods.layout import blocks_of
-from methods.windows import choose_blocks
+from methods.core.token_layout import blocks_of
+from methods.core.windows import choose_blocks
 from testbed import cogvideox
 from testbed.benchmark import draw_benchmark
 from testbed.world import render

@@ -12,7 +12,7 @@ from PIL import Image
 
 from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
 from methods.__main__ import main
-from methods.settings import from_dict, to_dict
+from methods.registry import from_dict, to_dict
 
 CHECKPOINT = "testbed/checkpoints/wan-i2v"
 

@@ -20,13 +20,28 @@ from random_testbed import cogvideox_backbone
 from ruamel.yaml import YAML
 from transformers import CLIPVisionModel
 
-from analysis import playground, playground_panel
-from analysis.cells import expand
-from analysis.generate import reference_files, sample_video
-from analysis.parameters import load_parameters
-from analysis.playground import Request, animation, attention_figure, benchmark_request, run_pair, strips_figure
-from analysis.playground_panel import Panel
-from analysis.scenes import benchmark_sample, build_event, build_scene, check_prompt, questions_about, sample_names
+from analysis.playground import panel as playground_panel
+from analysis.playground import steered_pair as playground
+from analysis.playground.panel import Panel
+from analysis.playground.scenes import (
+    benchmark_sample,
+    build_event,
+    build_scene,
+    check_prompt,
+    questions_about,
+    sample_names,
+)
+from analysis.playground.steered_pair import (
+    Request,
+    animation,
+    attention_figure,
+    benchmark_request,
+    run_pair,
+    strips_figure,
+)
+from analysis.study.cells import expand
+from analysis.study.parameters import load_parameters
+from analysis.videos.generate import reference_files, sample_video
 from testbed import wan as wan_lineage
 from testbed.benchmark import write_benchmark
 from testbed.models import build_clip, build_clip_tokenizer

@@ -13,8 +13,8 @@ import papermill
 import pytest
 from ruamel.yaml import YAML
 
-from analysis.notebook import scrub
-from analysis.parameters import load_parameters
+from analysis.report.execute_notebook import scrub
+from analysis.study.parameters import load_parameters
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -101,11 +101,43 @@ def test_executed_notebooks_hold_no_errors():
 
 
 def test_methods_stand_alone():
-    for path in (ROOT / "methods").glob("*.py"):
+    for path in (ROOT / "methods").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {n.split(".")[0] for n in names} & {"analysis", "testbed"}, path
+
+
+# analysis/ in the order of the data flow; packages on one line do not know of each other, unless said here.
+FLOW = ["study"], ["videos"], ["scoring", "attention", "tuning", "bench"], ["report"], ["papers"], ["playground"]
+
+
+def imported_packages(path):
+    """Names of the sub-packages of analysis/ that a module of it imports."""
+    package = ["analysis", *path.relative_to(ROOT / "analysis").parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names += [".".join([*base, *filter(None, [node.module])])]
+            names += [f"{names[-1]}.{a.name}" for a in node.names]
+        yield from (n.split(".")[1] for n in names if n.startswith("analysis.") and n.count("."))
+
+
+def test_data_flows_one_way():
+    floor = {name: i for i, names in enumerate(FLOW) for name in names}
+    folders = {p.name for p in (ROOT / "analysis").iterdir() if (p / "__init__.py").is_file()}
+    assert folders == set(floor)
+    for path in (ROOT / "analysis").glob("*/*.py"):
+        own = path.parent.name
+        for other in imported_packages(path):
+            assert other == own or floor[other] < floor[own], f"{path.relative_to(ROOT)} imports analysis.{other}"
+
+
+def test_packages_say_what_goes_in_and_out():
+    for path in [*(ROOT / "analysis").glob("*/__init__.py"), *(ROOT / "methods").glob("*/__init__.py")]:
+        assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 60, path
+        assert not [n for n in ast.parse(path.read_text()).body[1:] if isinstance(n, ast.FunctionDef)]
 
 
 def test_methods_import_without_the_rest(tmp_path):

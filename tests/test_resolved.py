@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from analysis.resolved import write_settings
+from analysis.study.resolved_settings import write_settings
 
 
 def written(folder, change=None):

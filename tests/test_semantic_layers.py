@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_testbed import cogvideox_backbone, query_and_key
 
-from analysis.generate import load_pipeline, sample_video
-from analysis.parameters import load_parameters
-from analysis.semantic_layers import (
+from analysis.attention.semantic_layers import (
     SPACES,
     WordMaps,
     is_keyword,
@@ -29,7 +27,9 @@ from analysis.semantic_layers import (
     weak_layers,
     words_of,
 )
-from methods.steer import describe
+from analysis.study.parameters import load_parameters
+from analysis.videos.generate import load_pipeline, sample_video
+from methods.core.steer import describe
 from testbed.models import SLOTS
 
 with warnings.catch_warnings():

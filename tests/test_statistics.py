@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.statistics import (
+from analysis.study.significance import (
     holm,
     mean_interval,
     paired_difference,

@@ -11,8 +11,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
-from methods.layout import GROUPS, blocks_of
-from methods.steer import BACKENDS
+from methods.core.steer import BACKENDS
+from methods.core.token_layout import GROUPS, blocks_of
 
 
 @pytest.mark.parametrize("name", FAMILIES)

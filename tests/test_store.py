@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.store import content_key, read_video, write_atomically, write_video
+from analysis.study.files import content_key, read_video, write_atomically, write_video
 
 
 @given(st.integers(1, 6), st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))

@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.parameters import load_parameters
-from analysis.table_spec import Metric, load_paper
-from analysis.tables import (
+from analysis.papers.paper_tables import (
     SPECS,
     as_markdown,
     build,
@@ -23,6 +21,8 @@ from analysis.tables import (
     wide,
     write_tables,
 )  # fmt: skip
+from analysis.papers.table_schema import Metric, load_paper
+from analysis.study.parameters import load_parameters
 from methods.__main__ import parser, read_methods
 
 ROOT = Path(__file__).parent.parent

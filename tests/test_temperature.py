@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.attention import attention_with_lse
+from methods.core.log_sum_exp import attention_with_lse
 
 seeds, counts = st.integers(0, 2**31), st.integers(2, 12)
 alphas = st.floats(0.5, 3.0)

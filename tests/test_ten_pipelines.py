@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_pipelines import PIPELINES, build, video
 
 from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
-from methods.call import AttentionCall
+from methods.core.attention_call import AttentionCall
 
 STEPS = 3
 METHODS = [AlignVid(1.5, window=(0, 0.7), blocks="all"), DyMoS(1.5, steps=0.7)]

@@ -15,15 +15,15 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-import analysis.post_training as post_training
-from analysis.cells import weights_hash
-from analysis.clips import SLOTS, Shards, encode_clips, from_folder, from_world
-from analysis.delta import load_delta
-from analysis.generate import load_pipeline
-from analysis.parameters import load_parameters
-from analysis.post_training import Tuning, order, tune, tuned_parameters, weak_blocks
-from analysis.store import write_video
-from analysis.tune_focal import guidances, read_settings, tune_focal
+import analysis.tuning.training_loop as post_training
+from analysis.study.cells import weights_hash
+from analysis.study.files import write_video
+from analysis.study.parameters import load_parameters
+from analysis.tuning.encode_clips import SLOTS, Shards, encode_clips, from_folder, from_world
+from analysis.tuning.training_loop import Tuning, order, tune, tuned_parameters, weak_blocks
+from analysis.tuning.tune_focal_guidance import guidances, read_settings, tune_focal
+from analysis.videos.generate import load_pipeline
+from analysis.videos.tuned_weights import load_delta
 from methods import FocalGuidance
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
@@ -85,7 +85,7 @@ def test_encoded_clips_are_what_the_pipeline_gives_its_transformer(pipe, clips):
 
 def test_shards_that_exist_are_kept_and_processes_share_the_rest(pipe, clips, tmp_path, monkeypatch):
     whole = [clips[i] for i in range(3)]
-    monkeypatch.setattr("analysis.clips.SHARD", 1)
+    monkeypatch.setattr("analysis.tuning.encode_clips.SHARD", 1)
     encode_clips(pipe, FULL, small_clips(), tmp_path, rank=1, world=2)
     assert [p.name for p in sorted(tmp_path.glob("clips-*"))] == ["clips-0001.safetensors"]
     when = (tmp_path / "clips-0001.safetensors").stat().st_mtime_ns

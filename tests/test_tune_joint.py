@@ -14,16 +14,16 @@ from PIL import Image
 from random_testbed import cogvideox_backbone
 from safetensors.torch import load_file, save_file
 
-import analysis.post_training as post_training
-from analysis.cells import expand, program_hash
-from analysis.clips import Shards, encode_clips, from_world
-from analysis.generate import load_pipeline, sample_video
-from analysis.joint_tuning import check_pipeline, draw_time, noised
-from analysis.parameters import Sweep, load_parameters
-from analysis.post_training import Tuning, tune, tuned_parameters
-from analysis.tune_focal import guidances, new_projection, read_settings, section_of, tune_focal
+import analysis.tuning.training_loop as post_training
+from analysis.study.cells import expand, program_hash
+from analysis.study.parameters import Sweep, load_parameters
+from analysis.tuning.encode_clips import Shards, encode_clips, from_world
+from analysis.tuning.joint_attention import check_pipeline, draw_time, noised
+from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
+from analysis.tuning.tune_focal_guidance import guidances, new_projection, read_settings, section_of, tune_focal
+from analysis.videos.generate import load_pipeline, sample_video
 from methods import FocalGuidance
-from methods.anchor_projection import clip_hash, load_projection
+from methods.focal_anchors.projection import clip_hash, load_projection
 from testbed import cogvideox
 from testbed.models import SLOTS
 
@@ -295,7 +295,7 @@ def test_the_command_writes_what_a_sweep_uses(backbone, tmp_path):
     tuned = backbone.model_copy(update={"delta": str(tmp_path / "out/full.safetensors")})
     plain, with_delta = (expand(with_method(b, file), "s")[0] for b in (backbone, tuned))
     assert plain.key != with_delta.key and plain.code == with_delta.code
-    from analysis.samples import load_samples
+    from analysis.study.benchmark_samples import load_samples
 
     image = parameters.benchmark.folder / load_samples(parameters.benchmark.folder)[0]["image-path"]
     video = sample_video(with_delta, tuned, image)[0]

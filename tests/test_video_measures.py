@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from analysis.fidelity import background_mask, fidelity, psnr, sharpness
-from analysis.flow import pair_scores
+from analysis.scoring.fidelity import background_mask, fidelity, psnr, sharpness
+from analysis.scoring.optical_flow import pair_scores
 from testbed.benchmark import draw_benchmark
 from testbed.world import background, render
 

@@ -1,0 +1,202 @@
+"""Which blocks look at the foreground: AlignVid's calibration (section 5.2, F.2) of `AlignVid(blocks="calibrated")`.
+
+A mask of the foreground is laid over the attention that each video token receives. The paper gets it by PCA of the latent
+noise estimate and SAM 2; here 2-means stands in where SAM 2's weights are not at hand, and the pixels of the finished
+video tell how good that is.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from methods.core.steer import describe
+from methods.core.token_layout import bind, layout_of
+
+from ..study.cells import Cell, canonical, expand
+from ..study.files import write_table
+from ..study.parameters import Backbone, Parameters, Sweep
+from ..study.progress import track
+from ..videos.generate import load_pipeline, reference_files, sample_video
+from .calibrated_blocks import calibrate
+from .foreground_masks import inner_points, load_sam2, sam2_mask, two_means
+from .latent_estimates import estimates, noisy_and_prediction
+
+MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
+DEFINITIONS = ("mass", "tokens", "per token")
+CHROMA = 30.0  # CIELAB; the world's backgrounds stay below 15
+
+
+def pixel_mask(video: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """Foreground by colour, bool (F' H' W',), of a uint8 video (T, H, W, 3) whose latents have the token grid (F', H', W').
+
+    Latent frame 0 is the first frame, each other one the next (T - 1) / (F' - 1). A token is foreground if at least half
+    of its pixels have a CIELAB chroma above 30. Raises ValueError if the grid does not fit the video.
+    """
+    (frames, height, width), (t, h, w) = grid, video.shape[:3]
+    if h % height or w % width or (t - 1) % max(1, frames - 1) or (frames == 1 < t):
+        raise ValueError(f"a token grid of {grid} does not divide a video of {video.shape[:3]}")
+    lab = np.stack([cv2.cvtColor(f.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for f in video])
+    share = (
+        (np.linalg.norm(lab[..., 1:], axis=-1) > CHROMA).reshape(t, height, h // height, width, w // width).mean((2, 4))
+    )
+    edges = [0, *np.linspace(1, t, frames).astype(int)]
+    return (np.stack([share[a:b].mean(0) for a, b in pairwise(edges)]) >= 0.5).ravel()
+
+
+def pca_mask(latent: np.ndarray, patch: tuple[int, int, int] = (1, 1, 1), segmenter: str | None = None) -> np.ndarray:
+    """Foreground by PCA over channels, bool (F' H' W',), of a latent (C, F, H, W) (F.2 of the paper).
+
+    The three leading components over all tokens are the pseudo-RGB. Each frame is segmented on its own, by 2-means, or by
+    the SAM 2 model named `segmenter` with the points that 2-means proposes (analysis.segment).
+    """
+    c, f, h, w = latent.shape
+    a, b, d = patch
+    points = latent.reshape(c, f // a, a, h // b, b, w // d, d).mean((2, 4, 6)).reshape(c, -1).T.astype(float)
+    points -= points.mean(0)
+    axes = np.linalg.svd(points, full_matrices=False)[2][:3]
+    colours = (points @ axes.T).astype(np.float32).reshape(f // a, h // b, w // d, len(axes))
+    proposed = [two_means(frame) for frame in colours]
+    if segmenter is None:
+        return np.concatenate([mask.ravel() for mask in proposed])
+    low, high = colours.min((0, 1, 2)), colours.max((0, 1, 2))
+    pictures = (255 * (colours - low) / np.maximum(high - low, 1e-12)).round().astype(np.uint8)
+    model = load_sam2(segmenter)
+    found = [sam2_mask(model, image, inner_points(mask)) for image, mask in zip(pictures, proposed, strict=True)]
+    return np.concatenate([mask.ravel() for mask in found])
+
+
+def agreement(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Intersection over union and balanced accuracy (chance: 0.5) of bool masks (..., L); nan where undefined."""
+    with np.errstate(invalid="ignore"):
+        hit, miss = (mask & truth).sum(-1) / truth.sum(-1), (mask & ~truth).sum(-1) / (~truth).sum(-1)
+        union = (mask & truth).sum(-1) / (mask | truth).sum(-1)
+    return {"iou": union, "balanced accuracy": (hit + 1 - miss) / 2}
+
+
+def foreground_ratios(received: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Ratio per definition, each (..., blocks), of the attention received (..., blocks, L) under bool masks (..., L).
+
+    mass: share of the attention that foreground tokens receive (section 5.2); by chance, their share of the tokens.
+    tokens: share of foreground among high-attention tokens, those above mean + 1 standard deviation (F.2; the paper does
+    not give its threshold), nan if there are none; by chance, as above.
+    per token: a / (a + b) with a, b the mean attention received by a foreground and by a background token; by chance 0.5
+    whatever the foreground's size, nan for an empty or full mask.
+    The attention *received* is the column mean of the attention matrix: Eq. 47 as printed takes the row mean, which is
+    1 / L for every token of a row-normalised map.
+    """
+    inside = mask[..., None, :]
+    on, off = ((received * part).sum(-1) for part in (inside, ~inside))
+    high = received > received.mean(-1, keepdims=True) + received.std(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a, b = on / inside.sum(-1), off / (~inside).sum(-1)
+        return {"mass": on / (on + off), "tokens": (high & inside).sum(-1) / high.sum(-1), "per token": a / (a + b)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens."""
+
+    masks: dict[str, np.ndarray]
+    received: np.ndarray
+
+
+def _keep(seen: list, transformer, args, kwargs, output) -> None:
+    inputs = bind(transformer, args, kwargs)
+    x, v = noisy_and_prediction(transformer, inputs, output[0])
+    seen.append((x.cpu(), v.cpu(), layout_of(transformer, inputs)))
+
+
+def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | None = None) -> Measured:
+    """Make the video of a cell without guidance, and measure its masks and the attention its tokens receive.
+
+    Attention received is that of video queries: in self-attention, or in joint attention, where the part that goes to
+    text is left out and the rest scaled to sum to 1.
+    """
+    seen, pipe = [], load_pipeline(backbone)
+    model = describe(pipe.transformer)
+    site = "joint" if "joint" in model.sites else "self"
+    cell = replace(cell, record=canonical({"entropy": False, "groups": False, "received": True}))
+    handle = pipe.transformer.register_forward_hook(partial(_keep, seen), with_kwargs=True)
+    try:
+        video, recording = sample_video(cell, backbone, image_path)
+    finally:
+        handle.remove()
+    layout = seen[0][2]
+    tokens = layout.sequences["joint" if site == "joint" else "video"].video
+    of = partial(recording.attention_received, branch="cond", site=site)
+    received = np.array([[of(s, b.name)[tokens].numpy() for b in model.blocks] for s in range(len(seen))], float)
+    received /= received.sum(-1, keepdims=True)
+    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, layout.grid)] * len(seen)}
+    for step, (x, v, _) in enumerate(seen):
+        patch = tuple(n // g for n, g in zip(v.shape[1:], layout.grid, strict=True))
+        for name, latent in estimates(pipe.scheduler, step, x, v).items():
+            masks[name].append(pca_mask(latent.numpy(), patch, segmenter))
+    return Measured({k: np.stack(m) for k, m in masks.items()}, received)
+
+
+def foreground(
+    parameters: Parameters,
+    backbone: str,
+    executor: Executor,
+    *,
+    samples: int,
+    out: Path,
+    segmenter: str | None = None,
+) -> pd.DataFrame:
+    """Measure the benchmark's first `samples`; writes two tables into the folder `out`.
+
+    foreground-<backbone>.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is
+    defined), area (the mask's share of the tokens). foreground-masks-<backbone>.csv: sample, step, mask, block, token,
+    measure, value; per step the agreement with the pixels' mask, and of the first two samples the masks at the first and
+    last step and the attention received, as a multiple of a uniform one, in the blocks with the highest, the middle and
+    the lowest ratio.
+    """
+    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
+    alone = parameters.model_copy(update={"sweeps": {"foreground": sweep}})
+    images = reference_files(alone, "foreground", cells := expand(alone, "foreground"))
+    one = partial(measure, backbone=parameters.backbones[backbone], segmenter=segmenter)
+    work = executor.map(one, cells, [images[c.key] for c in cells])
+    found = dict(zip([c.sample for c in cells], track(work, len(cells), "foreground"), strict=True))
+    scores = pd.concat([_ratios(sample, m) for sample, m in found.items()], ignore_index=True)
+    chosen = calibrate(scores, "per token")  # by the true mask
+    blocks = np.argsort(-chosen.ratio, kind="stable")[[0, len(chosen.ratio) // 2, -1]].tolist()
+    masks = [_agreements(sample, m) for sample, m in found.items()]
+    masks += [_maps(sample, m, blocks) for sample, m in list(found.items())[:2]]
+    for name, table in (("foreground", scores), ("foreground-masks", pd.concat(masks, ignore_index=True))):
+        write_table(table.round(4), out / f"{name}-{backbone}.csv")
+    return scores
+
+
+def _ratios(sample: str, measured: Measured) -> pd.DataFrame:
+    rows = []
+    for name, mask in measured.masks.items():
+        for definition, ratio in foreground_ratios(measured.received, mask).items():
+            mean = pd.DataFrame(ratio).mean()  # leaves out steps without a value
+            rows += [(sample, name, definition, b, r, mask.mean()) for b, r in mean.items()]
+    return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio", "area"])
+
+
+def _rows(sample: str, values, measure: str, step="", mask="", block="", token="") -> pd.DataFrame:
+    columns = {"sample": sample, "step": step, "mask": mask, "block": block, "token": token, "measure": measure}
+    return pd.DataFrame(columns | {"value": np.asarray(values, float)})
+
+
+def _agreements(sample: str, measured: Measured) -> pd.DataFrame:
+    steps, masks = range(len(measured.received)), measured.masks
+    found = {name: agreement(masks[name], masks["pixels"]) for name in MASKS[1:]}
+    return pd.concat([_rows(sample, v, kind, steps, name) for name, a in found.items() for kind, v in a.items()])
+
+
+def _maps(sample: str, measured: Measured, blocks: list[int]) -> pd.DataFrame:
+    n, ends = measured.received.shape[2], (0, len(measured.received) - 1)
+    drawn = [_rows(sample, m[s], "mask", s, k, "", range(n)) for k, m in measured.masks.items() for s in ends]
+    received = [_rows(sample, n * measured.received[:, b].mean(0), "received", "", "", b, range(n)) for b in blocks]
+    return pd.concat(drawn + received)

@@ -1,0 +1,276 @@
+"""How strongly each layer responds to the words of the prompt: Focal Guidance, section 3.2 and Figures 1 and 2.
+
+Two numbers of the similarity map between the video tokens and a word: Moran's I (Eqs. 3 and 4), high where neighbouring
+tokens have similar values, and the standard deviation (Eq. 5), high where the map is uneven. The paper calls the layers
+with low Moran's I semantically weak. The maps are taken in two spaces:
+
+    hidden      cosine of a block's output with the embedded text, z_t^l and c_text in the paper
+    attention   mean over heads of q.k / sqrt(d) between video queries and text keys, as the model itself compares them
+
+The embedded text is what enters the first block: the output of Wan's text embedder, or of the text projection in
+CogVideoX's patch embedding, whose blocks go on to change it. The block's output was never trained to lie near the text
+features, so the first space is a convention, the second is what acts: in Wan the logits of the text cross-attention, in
+CogVideoX those of the joint attention, where rotary positions turn the video queries and leave the text keys.
+
+Words that name nothing ("a", "then") are measured beside the keywords: a map that is as coherent for them says more about
+the layer than about the word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from methods.core.attention_call import AttentionCall
+from methods.core.steer import attach
+from methods.core.token_layout import COGVIDEOX, WAN
+from testbed.world import COLOURS, SHAPES
+
+from ..study.cells import Cell, expand
+from ..study.files import write_table
+from ..study.parameters import Backbone, Parameters, Sweep
+from ..study.progress import track
+from ..videos.generate import load_pipeline, reference_files, sample_video
+
+SPACES = ("hidden", "attention")
+MAP_SAMPLES, MAP_FRAME, MAP_STEPS = 2, 2, (0, 3, 6, 9)  # which maps are kept to be looked at
+
+
+def morans_i(maps: np.ndarray) -> np.ndarray:
+    """Moran's I of each (H, W) map in `maps` (..., H, W): float64 (...), nan for a constant map.
+
+    Weights are 1 between the 8 neighbours of a cell and 0 elsewhere. Focal Guidance's Eq. 3 leaves out the division by
+    the sum of the weights; here it is made, as Moran (1950) defines the coefficient, so that 1 is a perfectly coherent
+    map and -1/(H W - 1) is expected of noise. Without it all values of one map size are larger by one factor.
+    """
+    x = np.asarray(maps, float)
+    height, width = x.shape[-2:]
+    z = x - x.mean((-2, -1), keepdims=True)
+    # Half of the eight directions; the weights are symmetric, and the factor 2 cancels.
+    pairs = [
+        (z[..., :, 1:], z[..., :, :-1]),
+        (z[..., 1:, :], z[..., :-1, :]),
+        (z[..., 1:, 1:], z[..., :-1, :-1]),
+        (z[..., 1:, :-1], z[..., :-1, 1:]),
+    ]
+    weights = sum(a.shape[-2] * a.shape[-1] for a, _ in pairs)
+    together = sum((a * b).sum((-2, -1)) for a, b in pairs)
+    # The mean of equal numbers may be off by a rounding, so that is not what tells a constant map.
+    flat = x.max((-2, -1)) == x.min((-2, -1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = height * width / weights * together / (z**2).sum((-2, -1)) if weights else together
+    return np.where(flat, np.nan, value)
+
+
+def normalised(maps: np.ndarray) -> np.ndarray:
+    """`maps` (..., F, H, W) scaled to 0..1 over frames, rows and columns, float64; nan where a map is constant."""
+    x = np.asarray(maps, float)
+    low, high = x.min((-3, -2, -1), keepdims=True), x.max((-3, -2, -1), keepdims=True)
+    return (x - low) / np.where(high > low, high - low, np.nan)
+
+
+def words_of(tokenizer, prompt: str) -> dict[str, list[int]]:
+    """The prompt's words, in order of appearance, with the positions of their tokens (a word may occur twice)."""
+    words: dict[str, list[int]] = {}
+    ids = tokenizer(prompt).input_ids
+    for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        word = token.removeprefix("▁")
+        if word.isalpha():  # neither a full stop nor the end token
+            words.setdefault(word, []).append(position)
+    return words
+
+
+def is_keyword(word: str) -> bool:
+    """Whether a word of the testbed's captions names a colour or a shape."""
+    return word in COLOURS or word in SHAPES
+
+
+@dataclass
+class WordMaps:
+    """An observer of the attention to text (see methods.steer) that keeps the similarity maps of some words.
+
+    positions: token positions of each word; a word with several has the mean of their maps.
+    maps: (space, step, block) -> (words, F, H, W) float64.
+    """
+
+    positions: list[list[int]]
+    maps: dict[tuple[str, int, int], np.ndarray] = field(default_factory=dict)
+    _text: torch.Tensor | None = field(default=None, repr=False)  # embedded text (1, L, C)
+    _step: int = field(default=-1, repr=False)
+    _grid: tuple[int, int, int] = field(default=(0, 0, 0), repr=False)
+
+    def check(self, model) -> None:
+        """Raise ValueError for a model whose text tokens are not those of its tokenizer, in the same order."""
+        if model.family not in (WAN, COGVIDEOX):
+            raise ValueError(f"similarity maps are read from {WAN} and {COGVIDEOX}, not from {model.family}")
+
+    def active(self, model, moment, block, site: str) -> bool:
+        """In the text cross-attention or joint attention of every block."""
+        return site in ("text", "joint")
+
+    def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
+        """Keep q.k / sqrt(d), mean over heads, of the calling block. Raises ValueError for more than one sample, and for
+        a word beyond the model's text tokens."""
+        if call.query.shape[0] != 1 or call.moment.branch == "uncond":
+            raise ValueError("similarity maps are recorded for one sample without guidance")
+        query, text = call.query[:, :, call.queries.video], call.keys.where("text", "text_padding")[0]
+        key, last = call.key[:, :, text], max(p for positions in self.positions for p in positions)
+        if last >= key.shape[2]:
+            raise ValueError(f"the prompt has a word at token {last}; the model gets {key.shape[2]} text tokens")
+        self._step, self._grid = call.moment.step, call.layout.grid
+        self._keep("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
+
+    def text_hook(self, module, inputs, output: torch.Tensor) -> None:
+        """Forward hook on the text embedder."""
+        self._text = output
+
+    def block_hook(self, block: int, module, inputs, output: torch.Tensor | tuple) -> None:
+        """Forward hook on a block; it runs after the block's attention has told the step. CogVideoX's blocks return the
+        video tokens and the text tokens."""
+        video = output[0] if isinstance(output, tuple) else output
+        self._keep("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], self._text[:, None, p], dim=-1))
+
+    def _keep(self, space, block, similarity) -> None:
+        """`similarity(positions)` is (1, tokens, positions)."""
+        values = torch.stack([similarity(p)[0].double().mean(-1) for p in self.positions])
+        self.maps[space, self._step, block] = values.unflatten(1, self._grid).cpu().numpy()
+
+
+def _hooked(transformer) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The module whose output is the text as it enters the first block, and the blocks."""
+    if type(transformer).__name__ == WAN:
+        return transformer.condition_embedder.text_embedder, transformer.blocks
+    return transformer.patch_embed.text_proj, transformer.transformer_blocks
+
+
+@contextmanager
+def record_maps(pipe, positions: list[list[int]]) -> Iterator[WordMaps]:
+    """Record the similarity maps of the words at `positions` while the context is open; the hooks are gone after it."""
+    recorder = WordMaps(positions)
+    with attach(pipe, [recorder]):
+        embedder, blocks = _hooked(pipe.transformer)
+        handles = [embedder.register_forward_hook(recorder.text_hook)]
+        handles += [b.register_forward_hook(partial(recorder.block_hook, i)) for i, b in enumerate(blocks)]
+        try:
+            yield recorder
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def scores_of(recorder: WordMaps, words: list[str], sample: str) -> list[dict]:
+    """Rows of Moran's I and standard deviation per (words, space, step, block): means over frames, then over words.
+
+    `words` names the recorder's words; keywords and the others are averaged apart.
+    """
+    key = np.array([is_keyword(w) for w in words])
+    rows = []
+    for (space, step, block), maps in recorder.maps.items():
+        coherence = morans_i(maps).mean(-1)
+        spread = normalised(maps).std((-2, -1)).mean(-1)
+        rows += [
+            {"sample": sample, "words": kind, "space": space, "step": step, "block": block,
+             "morans_i": coherence[chosen].mean(), "std": spread[chosen].mean()}
+            for kind, chosen in (("keywords", key), ("others", ~key))
+        ]  # fmt: skip
+    return rows
+
+
+def maps_of(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
+    """The normalised maps of the first and the last keyword in latent frame MAP_FRAME at MAP_STEPS, one row a token."""
+    keywords = [w for w in words if is_keyword(w)]
+    parts = []
+    for (space, step, block), maps in recorder.maps.items():
+        if step not in MAP_STEPS:
+            continue
+        for word in dict.fromkeys([keywords[0], keywords[-1]]):
+            values = normalised(maps[words.index(word)])[MAP_FRAME]
+            row, column = np.indices(values.shape)
+            where = {"sample": sample, "word": word, "space": space, "step": step, "block": block}
+            cells = {"row": row.ravel(), "column": column.ravel(), "value": values.ravel()}
+            parts.append(pd.DataFrame(where | cells))
+    return pd.concat(parts, ignore_index=True)
+
+
+def tiled(maps: pd.DataFrame) -> tuple[np.ndarray, dict[str, list]]:
+    """The maps of one word in one space (rows as of `maps_of`) as one picture, blocks across, steps down, nan between
+    them; and the ticks of its axes, for matplotlib's `ax.set`."""
+    steps, blocks, size = (maps[name].drop_duplicates().sort_values().tolist() for name in ("step", "block", "row"))
+    tiles = maps.sort_values(["step", "block", "row", "column"])["value"].to_numpy()
+    tiles = tiles.reshape(len(steps), len(blocks), len(size), -1)
+    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, 1), (0, 1)], constant_values=np.nan)
+    picture = np.hstack(np.hstack(tiles))
+    middle = [(np.arange(n) + 0.5) * picture.shape[i] / n for i, n in enumerate((len(steps), len(blocks)))]
+    return picture, {"xticks": middle[1], "xticklabels": blocks, "yticks": middle[0], "yticklabels": steps}
+
+
+def record_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[WordMaps, list[str]]:
+    """Make a cell's video; the maps of all words of its prompt, and the words."""
+    pipe = load_pipeline(backbone)
+    words = words_of(pipe.tokenizer, cell.prompt)
+    with record_maps(pipe, list(words.values())) as recorder:
+        sample_video(cell, backbone, image_path)
+    return recorder, list(words)
+
+
+def _one(job, backbone: Backbone):
+    cell, image_path, kept = job
+    recorder, words = record_video(cell, backbone, image_path)
+    return scores_of(recorder, words, cell.sample), maps_of(recorder, words, cell.sample) if kept else None
+
+
+def study_cells(parameters: Parameters, backbone: str, samples: int) -> tuple[list[Cell], dict[str, Path]]:
+    """The study's videos, unguided, seed 0, and the reference image of each by the cell's key."""
+    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
+    parameters = parameters.model_copy(update={"sweeps": {"semantic-layers": sweep}})
+    cells = expand(parameters, "semantic-layers")
+    return cells, reference_files(parameters, "semantic-layers", cells)
+
+
+def semantic_layers(
+    parameters: Parameters, backbone: str, executor: Executor, *, samples: int, out: Path
+) -> pd.DataFrame:
+    """Record the first `samples` benchmark samples; returns the scores and writes two tables into the folder `out`.
+
+    semantic-layers-<backbone>.csv: sample, words ("keywords" or "others"), space, step, block, morans_i, std.
+    semantic-maps-<backbone>.csv: sample, word, space, step, block, row, column, value (0..1) for the first MAP_SAMPLES.
+    Raises ValueError for more samples than the benchmark has.
+    """
+    cells, images = study_cells(parameters, backbone, samples)
+    jobs = [(cell, images[cell.key], i < MAP_SAMPLES) for i, cell in enumerate(cells)]
+    one = partial(_one, backbone=parameters.backbones[backbone])
+    parts = list(track(executor.map(one, jobs), len(jobs), "semantic layers"))
+    scores = pd.DataFrame([row for rows, _ in parts for row in rows]).round(4)
+    maps = pd.concat([m for _, m in parts if m is not None], ignore_index=True).round(4)
+    for name, table in (("semantic-layers", scores), ("semantic-maps", maps)):
+        write_table(table, out / f"{name}-{backbone}.csv")
+    return scores
+
+
+def weak_layers(scores: pd.DataFrame, resamples: int = 1000) -> pd.DataFrame:
+    """The weak layers: blocks whose Moran's I lies below the midpoint of the lowest and the highest block.
+
+    `scores` has sample, block and morans_i (rows of one space and kind of words; steps are averaged). Returns one row a
+    block: block, morans_i (mean over samples), weak (bool), share (of `resamples` bootstrap resamples of the samples in
+    which the rule picks the block). The midpoint is ours: the paper takes layers 11 to 26 of Wan's 40 and states no
+    threshold. Raises ValueError if a sample lacks a value for a block.
+    """
+    table = scores.groupby(["sample", "block"])["morans_i"].mean().unstack()
+    values = table.to_numpy()
+    if np.isnan(values).any():
+        raise ValueError(f"{int(np.isnan(values).sum())} of {values.size} samples and blocks have no Moran's I")
+    draws = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    means = np.concatenate([values.mean(0)[None], values[draws].mean(1)])
+    weak = means < (means.min(1, keepdims=True) + means.max(1, keepdims=True)) / 2
+    return pd.DataFrame(
+        {"block": table.columns, "morans_i": means[0], "weak": weak[0], "share": weak[1:].mean(0)}
+    ).reset_index(drop=True)

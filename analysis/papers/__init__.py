@@ -1,0 +1,1 @@
+"""5. Scores beside the papers: published tables, claims, and where paper and code differ."""

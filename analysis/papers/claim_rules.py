@@ -1,0 +1,113 @@
+"""The tests that decide claims: an effect, its interval over prompts and its p value. Statistics as in statistics.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..study.significance import mean_interval, paired_difference, rank_correlation, signed_rank_p
+from .claim_inputs import NotRun, Study, common
+from .claim_schema import ATTENTION, KNOWN, Correlation, Cost, Difference, FirstHalf, Trend
+
+SIGNS = {"higher": 1, "lower": -1}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """low, high: 95 % interval over prompts; of a cost, quartiles over rounds, without a p. n: prompts, or tokens."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    n: int
+    p: float = float("nan")
+
+
+def difference(test: Difference, study: Study, model: str) -> Effect:
+    """Of several comparisons the least favourable one: its value, the least of the lower and of the upper ends, and the
+    largest p, as all must hold; where some point against the claim, their smallest p times the number of comparisons."""
+    sign = SIGNS[test.sign]
+    found = [
+        _compare([study.values(model, s, test.measure) for s in (test.a, b, *(test.beyond or ()))], test)
+        for b in test.against
+    ]
+    worst = min(found, key=lambda e: sign * e.value)
+    low, high = (min(pick(sign * e.low, sign * e.high) for e in found) for pick in (min, max))
+    against = [e.p for e in found if sign * e.value <= sign * test.line]
+    p = max(e.p for e in found) if not against else min(1.0, min(against) * len(found))
+    low, high = sorted((sign * low, sign * high))
+    return replace(worst, low=low, high=high, p=p, n=min(e.n for e in found))
+
+
+def _compare(tables, test) -> Effect:
+    _, unit, factor = KNOWN[test.measure]
+    a, b, *beyond = common(*tables)
+    if beyond:
+        a, b = (x.assign(value=x["value"] - y["value"]) for x, y in ((a, b), beyond))
+    result = paired_difference(a, b, "value")
+    ends, p = (result["difference"], result["low"], result["high"]), result["p"]
+    change = a["value"].astype(float) - b["value"].astype(float)
+    if test.measure in ATTENTION and not beyond:
+        change = a["value"] / b["value"] - 1
+        ends = mean_interval(change, a["sample"])
+    if test.line:
+        p = _beyond(factor * change.groupby(a["sample"]).mean(), test.line)
+    return Effect(*(factor * e for e in ends), unit, result["n"], float(p))
+
+
+def _beyond(means: pd.Series, line: float) -> float:
+    """p of the mean lying on the line: Wilcoxon's and McNemar's tests ask whether anything changed, not by how much.
+    Student's test, or the sign test where all prompts have one value."""
+    if np.ptp(means):
+        return float(stats.ttest_1samp(means, line).pvalue)
+    return 1.0 if means.iloc[0] == line else float(stats.binomtest(0, len(means)).pvalue)
+
+
+def trend(test: Trend, study: Study, model: str) -> Effect:
+    """Mean over prompts of Spearman's correlation of the measure with the place of the level; 0 where nothing varies."""
+    tables = common(*[study.values(model, s, test.measure) for s in test.levels])
+    wide = pd.DataFrame({i: t["value"].astype(float) for i, t in enumerate(tables)})
+    varies = wide[wide.nunique(axis=1) > 1]
+    rho = varies.rank(axis=1).T.corrwith(pd.Series(wide.columns)).reindex(wide.index, fill_value=0.0)
+    rho = rho.groupby(tables[0]["sample"]).mean()
+    return Effect(*mean_interval(rho, rho.index), "rank correlation", len(rho), signed_rank_p(rho))
+
+
+def correlation(test: Correlation, study: Study, model: str) -> Effect:
+    """Spearman's correlation over prompts, seeds averaged; nan if one of the two does not vary."""
+    tables = common(*[study.values(model, s, m) for m in (test.x, test.y) for s in test.settings])
+    means = [t.groupby("sample")["value"].mean() for t in tables]
+    x, y = means if len(means) == 2 else (means[0] - means[1], means[2] - means[3])
+    ends = rank_correlation(x, y)
+    p = float("nan") if np.isnan(ends[0]) else float(stats.spearmanr(x, y).pvalue)
+    return Effect(*ends, "rank correlation", len(x), p)
+
+
+def first_half(test: FirstHalf, study: Study, model: str) -> Effect:
+    """The share and its interval over resampled prompts; p: how likely so many or so few, if as many blocks were
+    picked blindly; two-sided."""
+    from ..attention.calibrated_blocks import calibrate  # loads torch
+
+    table = study.layers("foreground", model)
+    found = calibrate(table, "per token")
+    half, picked = found.picked.size // 2, int(found.picked.sum())
+    chance, seen = stats.hypergeom(found.picked.size, half, picked), found.picked[:half].sum()
+    p = min(1.0, 2 * min(chance.sf(seen - 1), chance.cdf(seen)))
+    return Effect(*(100 * x for x in found.in_first_half()), "% of the list", table["sample"].nunique(), float(p))
+
+
+def cost(test: Cost, table: pd.DataFrame) -> Effect:
+    """What the setting adds to the time of all blocks and steps, in %. table: one results/bench/attention-*.csv."""
+    rows = table[(table["setting"] == test.setting) & (table["tokens"] == table["tokens"].max())]
+    if len(rows) != 1:
+        raise NotRun(f"not timed: {test.setting}")
+    row = rows.iloc[0]
+    ends = (100 * test.share * (row[k] - 1) for k in ("ratio", "ratio_low", "ratio_high"))
+    return Effect(*map(float, ends), "%", int(row["tokens"]))
+
+
+TESTS = {"difference": difference, "trend": trend, "correlation": correlation, "first-half": first_half}

@@ -1,0 +1,1 @@
+"""4. Scores and attention tables -> comparisons, figures and executed notebooks."""

@@ -1,0 +1,185 @@
+"""Figures: each takes tidy data and axes, and returns the axes; saving goes through one function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Image as Picture
+from IPython.display import display
+from PIL import Image
+
+from ..study.significance import mean_interval
+
+EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
+SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
+FRAMES, SCORES = Path("results/frames"), Path("results/scores")  # of the small run, also in figures of the full one
+PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
+
+
+def use_style() -> None:
+    """Apply the repository's matplotlibrc and show tables uncut; call it first in a notebook."""
+    matplotlib.rc_file(Path("matplotlibrc"))
+    pd.options.display.max_colwidth = None
+
+
+def save(figure, name: str, results: Path | str = "results") -> None:
+    """Save to `<results>/figures/<name>.png` and show that file, so that a notebook does not draw the figure again."""
+    path = Path(results) / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata=PNG_METADATA)
+    plt.close(figure)
+    display(Picture(filename=path))
+
+
+def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    """Mean, 95 % bootstrap interval over prompts and number of prompts of `column` for each group."""
+    rows = []
+    for keys, group in scores.groupby(by, sort=False):
+        mean, low, high = mean_interval(group[column], group["sample"])
+        rows.append(
+            {**dict(zip(by, keys, strict=True)), "mean": mean, "low": low, "high": high, "n": group["sample"].nunique()}
+        )
+    return pd.DataFrame(rows)
+
+
+def intervals(ax, x, summary: pd.DataFrame, *, label: str | None = None, percent: bool = True, **style):
+    """Points with interval bars at positions `x` for the rows of `summarise`."""
+    factor = 100 if percent else 1
+    mean = summary["mean"].to_numpy() * factor
+    bars = np.abs(summary[["low", "high"]].to_numpy().T * factor - mean)
+    ax.errorbar(x, mean, yerr=bars, fmt=style.pop("fmt", "o"), capsize=3, label=label, **style)
+    return ax
+
+
+def by_level(ax, tables: dict[str, pd.DataFrame], levels: list[float], *, percent: bool = True, fmt: str = "o-"):
+    """A line per entry of `tables`, the rows of `summarise` in the order of `levels`, drawn side by side at equal steps."""
+    for i, (label, table) in enumerate(tables.items()):
+        x = np.arange(len(levels)) + 0.08 * (i - (len(tables) - 1) / 2)
+        intervals(ax, x, table, percent=percent, label=label, fmt=fmt)
+    ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
+    return ax
+
+
+def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"):
+    """Share of `column` per event type and overall, one colour per entry of `groups`, with intervals, in percent."""
+    kinds = [*EVENT_NAMES, "all"]
+    width = 0.8 / len(groups)
+    for i, (label, scores) in enumerate(groups.items()):
+        both = pd.concat([scores, scores.assign(main_category="all")])
+        s = summarise(both, ["main_category"], column).set_index("main_category").loc[kinds]
+        x = np.arange(len(kinds)) + (i - (len(groups) - 1) / 2) * width
+        ax.bar(x, 100 * s["mean"], width * 0.92, color=f"C{i}", alpha=0.85, label=label)
+        intervals(ax, x, s, fmt="none", ecolor="black", elinewidth=1)
+    ax.set_xticks(range(len(kinds)), [EVENT_NAMES.get(k, k) for k in kinds])
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
+    """Figure of film strips: a row per caption, a column per entry of `sheets`, each (rows, H, 5 W, 3) uint8."""
+    n = len(captions)
+    figure, axes = plt.subplots(n, len(sheets), figsize=(3.3 * len(sheets) + 1.6, 0.74 * n + 0.6), squeeze=False)
+    for column, (label, strips) in enumerate(sheets.items()):
+        axes[0, column].set_title(label, fontsize=9, fontweight="normal")
+        for row in range(n):
+            ax = axes[row, column]
+            ax.imshow(strips[row], interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for edge in ax.spines.values():
+                edge.set_visible(False)
+            if column == 0:
+                ax.set_ylabel(captions[row], rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def load_strips(sweep: str, **settings) -> np.ndarray:
+    """The film strips of a sweep's cell in the small run, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the
+    cell. Raises ValueError if they do not pick one."""
+    sheet, scores = np.asarray(Image.open(FRAMES / f"{sweep}.png")), pd.read_csv(SCORES / f"{sweep}.csv")
+    side = sheet.shape[1] // 5
+    strips = sheet.reshape(-1, side, sheet.shape[1], 3)
+    cells = scores.groupby(SETTINGS, sort=False).ngroups
+    keys = scores[SETTINGS].drop_duplicates().reset_index(drop=True)
+    wanted = np.flatnonzero((keys[list(settings)] == pd.Series(settings)).all(axis=1)) if settings else np.array([0])
+    if len(wanted) != 1:
+        raise ValueError(f"{settings} picks {len(wanted)} cells of sweep {sweep}; it must pick one")
+    return strips.reshape(cells, -1, *strips.shape[1:])[wanted[0]]
+
+
+def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str]) -> np.ndarray:
+    """The film strips (n, H, 5 W, 3) of some of the first samples under one setting and its first seed, from the sheet of
+    the sweep that made them."""
+    mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
+    sweep, seed = mine[["sweep", "seed"]].iloc[0]
+    strips = load_strips(sweep, method=method, guidance_scale=guidance_scale, seed=seed)
+    order = list(dict.fromkeys(pd.read_csv(SCORES / f"{sweep}.csv")["sample"]))
+    return strips[[order.index(sample) for sample in samples]]
+
+
+def change_map(ax, grid: pd.DataFrame, label: str, digits: int = 1):
+    """Heat map of changes, columns on x and index on y, each cell with its number; a diverging palette around zero."""
+    values = grid.to_numpy(float)
+    limit = max(np.nanmax(np.abs(values)), 1e-9)
+    image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, label=label)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.6 * limit else "black"
+        ax.text(
+            column, row, f"{value:+.{digits}f}" if np.isfinite(value) else "", ha="center", va="center", color=colour
+        )
+    ax.set_xticks(range(grid.shape[1]), grid.columns)
+    ax.set_yticks(range(grid.shape[0]), grid.index)
+    ax.grid(False)
+    return ax
+
+
+def step_block_map(ax, table: pd.DataFrame, column: str, label: str, *, change: bool = False):
+    """Heat map of `column` over denoising steps (x) and blocks (y); `change`: a diverging palette centred on zero."""
+    grid = table.assign(block=table["block"].astype(int)).pivot(index="block", columns="step", values=column)
+    limit = np.abs(grid.to_numpy()).max()
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if change else {"cmap": "cividis"}
+    image = ax.imshow(grid, origin="lower", aspect="auto", **style)
+    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.set(
+        xlabel="denoising step", ylabel="block", xticks=range(0, grid.shape[1], 2), yticks=range(0, grid.shape[0], 2)
+    )
+    ax.grid(False)
+    return ax
+
+
+def forest(ax, table: pd.DataFrame, names: str, *, line: float = 1.0, **style):
+    """One row per entry of `table` with columns mean, low, high: a point, its interval, and a line of no effect."""
+    y = np.arange(len(table))[::-1]
+    bars = np.abs(table[["low", "high"]].to_numpy().T - table["mean"].to_numpy())
+    ax.errorbar(table["mean"], y, xerr=bars, fmt="o", capsize=3, **style)
+    ax.axvline(line, color="black", linewidth=0.8)
+    ax.set_yticks(y, table[names])
+    return ax
+
+
+def maps_over_frames(table: pd.DataFrame, column: str, rows: dict[str, pd.Series], title: str, label: str):
+    """A film strip of token maps: a row per entry of `rows` (a mask of `table`), a column per latent frame."""
+    frames = sorted(table["frame"].unique())
+    chosen = {name: table[mask] for name, mask in rows.items()}
+    high = max(part[column].max() for part in chosen.values())
+    low = min(part[column].min() for part in chosen.values())
+    size = (1.15 * len(frames) + 2.2, 1.1 * len(rows) + 0.6)
+    figure, axes = plt.subplots(len(rows), len(frames), figsize=size, squeeze=False)
+    for line, (name, part) in zip(axes, chosen.items(), strict=True):
+        for ax, frame in zip(line, frames, strict=True):
+            grid = part[part["frame"] == frame].pivot(index="row", columns="column", values=column)
+            image = ax.imshow(grid, cmap="cividis", vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    for ax, frame in zip(axes[0], frames, strict=True):
+        ax.set_title(f"latent frame {frame}", fontsize=8, fontweight="normal")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+    return figure

@@ -1,0 +1,125 @@
+"""Score a sweep: one tidy row per video, with every answer; a video that is missing or failed is a row that is wrong."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from testbed.oracle import Oracle, displacement
+
+from ..study.benchmark_samples import load_reference, load_samples
+from ..study.files import read_video, write_atomically, write_table
+from ..study.parameters import Parameters
+from ..study.progress import track
+from .fidelity import fidelity
+from .optical_flow import pair_scores
+
+SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
+STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
+DIGITS = {
+    "macro": 4,
+    "displacement_px": 2,
+    "flow_px": 2,
+    "first_psnr": 1,
+    "background_psnr": 1,
+    "sharpness_retention": 3,
+}
+
+
+def answer_all(evaluator, video: np.ndarray | None, questions: list[dict]) -> dict:
+    """Answers in the questions' order, joined by "|", and what follows from them; no video answers "unknown".
+
+    macro: share of right answers. adherence: 1 if all are right.
+    """
+    answers = [evaluator.answer(video, q["question"]).value if video is not None else "unknown" for q in questions]
+    right = [a == q["expected_answer"] for a, q in zip(answers, questions, strict=True)]
+    return {"answers": "|".join(answers), "macro": float(np.mean(right)), "adherence": int(all(right))}
+
+
+def load_video(row: dict, folder: Path, frames: int) -> tuple[np.ndarray | None, dict]:
+    """(the video of a manifest's row, {}), or (None, its status and reason) where there is none to read."""
+    path = folder / f"{row['key']}.mkv"
+    if row["status"] != "ok":
+        return None, {}
+    if not path.is_file():
+        return None, {"status": "missing", "reason": f"no file {path.name}"}
+    try:
+        return read_video(path, frames), {}
+    except ValueError as error:
+        return None, {"status": "corrupt", "reason": str(error).removeprefix(f"{folder}/")}
+
+
+def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
+    """The row of the manifest with its scores; `row["status"]` becomes "missing" or "corrupt" if the file is."""
+    cv2.setNumThreads(1)
+    oracle = Oracle()
+    video, problem = load_video(row, folder, frames)
+    out = row | problem | {k: sample[k] for k in ("main-category", "sub-category", "domain")}
+    out |= answer_all(oracle, video, sample["questions"])
+    if video is not None:
+        reference = np.asarray(load_reference(Path(row["reference"])))
+        out |= {"displacement_px": displacement(*oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
+        out |= fidelity(video, reference)
+    return out
+
+
+def default_executor(workers: int | None = None) -> Executor:
+    """One process per core."""
+    return ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn"))
+
+
+def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFrame:
+    """Score `runs/<sweep>/` and write `results/scores/<sweep>.csv`, a row per (setting, seed, sample), and, from the small
+    run, the film strips of the first samples to `results/frames/<sweep>.png`."""
+    folder = parameters.runs / sweep
+    if not (folder / "manifest.csv").is_file():
+        raise ValueError(f"no manifest in {folder}: run `python -m analysis generate {sweep}` first")
+    manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False).to_dict("records")
+    samples = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
+    backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
+    one = partial(score_video, folder=folder, frames=backbone.frames)
+    results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
+    rows = list(track(results, len(manifest), f"score {sweep}"))
+    table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
+    table.columns = [c.replace("-", "_") for c in table.columns]
+    columns = [
+        *SETTINGS,
+        "main_category",
+        "sub_category",
+        "domain",
+        "status",
+        "reason",
+        "answers",
+        "adherence",
+        *DIGITS,
+    ]
+    table = table.reindex(columns=columns)
+    if not parameters.full_size:  # their first videos are the same
+        first = [s["id"] for s in list(samples.values())[:STRIPS]]
+        sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
+        write_atomically(
+            parameters.results / "frames" / f"{sweep}.png", lambda p: Image.fromarray(sheet).save(p, format="png")
+        )
+    write_table(table, parameters.results / "scores" / f"{sweep}.csv")
+    return table
+
+
+def film_sheet(rows: list[dict], folder: Path, frames: int) -> np.ndarray:
+    """Five frames of each video side by side, the videos below each other in the order of `rows`; grey where one is
+    missing. Notebooks cut film strips out of it, so that they need no videos."""
+    picked, strips, side = np.linspace(0, frames - 1, 5).round().astype(int), [], None
+    for row in rows:
+        video, _ = load_video(row, folder, frames)
+        strips.append(np.concatenate(video[picked], axis=1) if video is not None else None)
+        side = strips[-1].shape if strips[-1] is not None else side
+    if side is None:
+        raise ValueError(f"none of the videos that film strips are cut from exists in {folder}")
+    return np.concatenate([s if s is not None else np.full(side, 128, np.uint8) for s in strips])

@@ -1,0 +1,1 @@
+"""3c. Training clips -> deltas of the transformer: post-training for Focal Guidance."""

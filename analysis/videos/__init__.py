@@ -1,0 +1,1 @@
+"""2. Cells -> runs/: the videos, one lossless file per cell, and the recordings of their attention."""

@@ -1,0 +1,95 @@
+"""When and where a method acts: step windows and lists of blocks, as the papers and their released code state them."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+
+from .attention_call import Moment
+from .token_layout import FRAMEPACK, WAN, Block
+
+# AlignVid F.3: fractions t / T of the denoising steps.
+FRACTIONS = {"early": (0.0, 0.30), "middle": (0.35, 0.65), "late": (0.70, 1.0), "all": (0.0, 1.0)}
+# Its released code instead compares the time that the model is given, in 0..1000: low < t <= high.
+TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.inf, 600.0), "all": (-math.inf, math.inf)}
+
+# AlignVid table 10 (values of the released code), of FramePack only the single-stream blocks; Focal Guidance's weak ones.
+PUBLISHED_BLOCKS = {
+    "wan2.1-i2v-14b": [*range(0, 1), *range(2, 8), *range(10, 21), *range(25, 33), 37, 38],
+    "wan2.1-i2v-14b-weak": [*range(11, 27)],
+    "framepack": [f"single.{i}" for i in [0, 2, *range(4, 8), *range(10, 22), 23, 25, 26, 27, 31, 33]],
+    "framepack-f1": [f"single.{i}" for i in [*range(8), *range(12, 17), 18, 19, 20, 23, 25, 29, 32, *range(36, 40)]],
+}
+
+# Lists that were measured as AlignVid's section 5.2 says, by family and number of blocks.
+CALIBRATED = Path(__file__).parents[1] / "calibrated_blocks.json"
+
+
+def check_window(window: str | tuple[float, float]) -> None:
+    """Raise ValueError unless `window` is a name or (from, to) with 0 <= from < to <= 1."""
+    if isinstance(window, str):
+        if window not in FRACTIONS:
+            raise ValueError(
+                f"window {window!r}: allowed are {', '.join(FRACTIONS)} or (from, to) in fractions of the steps"
+            )
+    elif not (len(window) == 2 and 0 <= window[0] < window[1] <= 1):
+        raise ValueError(f"window {window!r}: (from, to) must satisfy 0 <= from < to <= 1")
+
+
+def in_window(window: str | tuple[float, float], moment: Moment, *, by_time: bool = False) -> bool:
+    """Is this forward inside the window? by_time: by the thresholds of AlignVid's released code, for named windows."""
+    if window == "all":
+        return True
+    if by_time and isinstance(window, str):
+        low, high = TIMES[window]
+        return low < moment.timestep <= high
+    low, high = FRACTIONS[window] if isinstance(window, str) else window
+    return low - 1e-9 <= moment.fraction <= high + 1e-9
+
+
+@lru_cache
+def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[int]:
+    """Positions of the blocks that `which` names.
+
+    which: "all", "first_half", a key of PUBLISHED_BLOCKS, "calibrated" (the backbone's published list, or else the one in
+    calibrated_blocks.json) or a list of positions or names. Raises ValueError for a block that does not exist or a
+    backbone without a list.
+    """
+    if which == "all":
+        return frozenset(b.index for b in blocks)
+    if which == "first_half":
+        return frozenset(b.index for b in blocks[: len(blocks) // 2])
+    if which == "calibrated":
+        if family == WAN and len(blocks) == 40:
+            which = "wan2.1-i2v-14b"
+        elif family == FRAMEPACK:
+            raise ValueError(
+                'FramePack and FramePack-F1 are one architecture: say blocks="framepack" or "framepack-f1"'
+            )
+        else:
+            which = _calibrated().get((family, len(blocks)))
+            if which is None:
+                raise ValueError(
+                    f"there is no calibrated list for a {family} with {len(blocks)} blocks; give a list, or measure one "
+                    f"with `python -m analysis foreground` and list it with `analysis calibrate` in {CALIBRATED.name}"
+                )
+    if isinstance(which, str):
+        if which not in PUBLISHED_BLOCKS:
+            raise ValueError(
+                f"blocks {which!r}: allowed are all, first_half, calibrated, {', '.join(PUBLISHED_BLOCKS)} or a list"
+            )
+        which = PUBLISHED_BLOCKS[which]
+    positions = {b.index: b.index for b in blocks} | {b.name: b.index for b in blocks}
+    missing = [w for w in which if w not in positions]
+    if missing:
+        raise ValueError(f"no block {missing[0]!r}: the model has {blocks[0].name} to {blocks[-1].name}")
+    return frozenset(positions[w] for w in which)
+
+
+@lru_cache
+def _calibrated() -> dict[tuple[str, int], list[int]]:
+    """Measured lists of positions by (family, number of blocks); none if the file is missing."""
+    entries = json.loads(CALIBRATED.read_text()) if CALIBRATED.is_file() else []
+    return {(e["family"], e["count"]): e["blocks"] for e in entries}
