@@ -16,6 +16,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 SOURCES = Path("notebooks")
+HIDE = "hide-input"  # the tag by which documentation builders fold a cell's code
 
 
 def execute(name: str, parameters: dict, results: Path = Path("results")) -> Path:
@@ -55,9 +56,13 @@ def execute(name: str, parameters: dict, results: Path = Path("results")) -> Pat
 
 
 def scrub(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove what differs between two runs: papermill's metadata, the injected cell's random id, stderr, addresses."""
+    """Remove what differs between two runs: papermill's metadata, the injected cell's random id, stderr, addresses. Fold the
+    code away, so that a reader meets prose and figures, and keep the injected parameters in place of the defaults."""
     book.metadata = {k: v for k, v in book.metadata.items() if k in ("kernelspec", "language_info")}
     book.metadata.get("language_info", {}).pop("version", None)
+    injected = any("injected-parameters" in c.metadata.get("tags", []) for c in book.cells)
+    if injected:  # the values that were used; the defaults above them are in the source notebook
+        book.cells = [c for c in book.cells if "parameters" not in c.metadata.get("tags", [])]
     for cell in book.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
@@ -65,6 +70,7 @@ def scrub(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.id = "injected-parameters"
         if cell.cell_type != "code":
             continue
+        cell.metadata = {"jupyter": {"source_hidden": True}, "tags": [*tags, HIDE]}
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         for output in cell.outputs:
             for holder, key in [(output, "text"), *[(output.get("data", {}), k) for k in ("text/plain", "text/html")]]:

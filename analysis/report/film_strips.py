@@ -1,0 +1,87 @@
+"""Film strips: frames of videos side by side with gaps and frame numbers, each video marked by what became of its prompt."""
+
+from __future__ import annotations
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Patch
+
+from ..scoring.blind_controls import blind_scores
+from . import labels
+
+COLOURS = {"followed": "#009E73", "still copy": "#56B4E9", "wrong": "#D55E00", None: "#bbbbbb"}
+GAP, EDGE, ZOOM = 6, 5, 2  # pixels between frames and of the coloured edge, after enlarging each frame's pixels
+
+
+def outcomes(scores: pd.DataFrame, seed: int) -> pd.Series:
+    """What became of each video: "followed" (all questions right), "still copy" (answers as a still copy of the reference
+    would be answered) or "wrong", in the order of `scores`, whose samples are those of the benchmark drawn from `seed`."""
+    copies = blind_scores(seed, 1 + max(_position(scores, seed)))
+    as_copy = copies[copies["video"] == "copy"].set_index("sample")["answers"]
+    same = scores["answers"].to_numpy() == as_copy.loc[scores["sample"]].to_numpy()
+    found = np.where(scores["adherence"] == 1, "followed", np.where(same, "still copy", "wrong"))
+    return pd.Series(found, index=scores.index)
+
+
+def _position(scores: pd.DataFrame, seed: int) -> list[int]:
+    from testbed.benchmark import draw_benchmark
+
+    order = {record["id"]: i for i, (record, _, _) in enumerate(draw_benchmark(seed))}
+    return [order[sample] for sample in scores["sample"].unique()]
+
+
+def framed(strip: np.ndarray, outcome: str | None = None) -> np.ndarray:
+    """A strip (H, n W, 3) of square frames with gaps between them and a coloured edge that tells the outcome."""
+    side = strip.shape[0]
+    frames = strip.reshape(side, -1, side, 3).transpose(1, 0, 2, 3).repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    count, size = len(frames), side * ZOOM
+    sheet = np.full((size + 2 * EDGE, count * size + (count - 1) * GAP + 2 * EDGE, 3), 255, np.uint8)
+    colour = np.array([int(COLOURS[outcome][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    sheet[:EDGE], sheet[-EDGE:], sheet[:, :EDGE], sheet[:, -EDGE:] = colour, colour, colour, colour
+    for i, frame in enumerate(frames):
+        left = EDGE + i * (size + GAP)
+        sheet[EDGE:-EDGE, left : left + size] = frame
+    return sheet
+
+
+def film_figure(
+    strips: dict[tuple[str, str], np.ndarray],
+    marks: dict[tuple[str, str], str] | None,
+    title: str,
+    frames: list[int],
+    *,
+    width: int = 26,
+):
+    """Figure of film strips: `strips[row, column]` is (H, n W, 3) uint8; a missing one stays empty. Rows and columns are
+    texts in the order of their first use. marks: the outcome of each, which colours its edge; frames: the numbers of the
+    n frames shown."""
+    rows, columns = (list(dict.fromkeys(key[i] for key in strips)) for i in (0, 1))
+    size = (0.62 * len(frames) * len(columns) + 2.2, 0.72 * len(rows) + 1.0)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
+    for (i, row), (j, column) in ((r, c) for r in enumerate(rows) for c in enumerate(columns)):
+        ax = axes[i, j]
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        if (row, column) in strips:
+            sheet = framed(strips[row, column], marks.get((row, column)) if marks else None)
+            ax.imshow(sheet, interpolation="lanczos")
+            side = strips[row, column].shape[0] * ZOOM
+            if i == len(rows) - 1:
+                ax.set_xticks([EDGE + k * (side + GAP) + side / 2 for k in range(len(frames))], frames, fontsize=7)
+                ax.tick_params(length=0)
+        if i == 0 and column:
+            ax.set_title(textwrap.fill(column, 12 * len(frames) // 2), fontsize=9, fontweight="normal")
+        if j == 0:
+            ax.set_ylabel(textwrap.fill(row, width), rotation=0, ha="right", va="center", fontsize=8)
+    if marks:
+        used = [o for o in labels.OUTCOMES if o in set(marks.values())]
+        figure.legend(
+            handles=[Patch(color=COLOURS[o], label=o) for o in used], ncols=len(used), loc="outside lower right",
+            fontsize=8,
+        )  # fmt: skip
+    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+    return figure

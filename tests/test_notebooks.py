@@ -1,0 +1,66 @@
+"""Notebooks run from wherever they are opened, begin with what was found, and hold no number typed by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from analysis.study.parameters import load_parameters
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# Numbers that name something: they do not change when results do.
+NAMES = [
+    r"^# \d\d ·",  # the notebook's own title
+    r"[Nn]otebooks? \d\d(?:,? (?:and |to )?\d\d)*",
+    r"(?:[Ss]ections?|[Ff]igures?|[Tt]ables?|[Aa]ppendix|[Ee]qs?\.|[Aa]lgorithm|[Ll]emma|[Tt]heorem) [A-Z]?\.?\d+(?:\.\d+)*[a-z]?"
+    r"(?:(?:,| and| to|, and) (?:[A-Z]\.)?\d+(?:\.\d+)*[a-z]?)*",
+    r"\b[A-Z]\.\d+\b",  # appendix G.1
+    r"\barXiv \d{4}\.\d{5}|\[?\d{4}\.\d{5}\]?",
+    r"Wan[ -]\d\.\d(?:[ -]\d+B)?|HunyuanVideo-\d\.\d|CogVideoX-\d(?:\.\d)?B?|SAM ?2|Qwen\d\.\d|2-means|\d+B\b",
+    r"95 % (?:\w+ )?intervals?",
+    r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)",  # code, formulas, targets of links
+    r"frame 0|step 0|\b[01]\b(?= (?:is|means))",
+]
+
+
+def prose(book):
+    return [c.source for c in book.cells if c.cell_type == "markdown"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_no_number_is_typed_by_hand(path):
+    for text in prose(nbformat.read(path, as_version=4)):
+        rest = text
+        for pattern in NAMES:
+            rest = re.sub(pattern, "", rest, flags=re.M)
+        found = re.findall(r".{0,30}\d.{0,30}", rest)
+        assert not found, f"numbers belong into code that computes them: {found}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_notebook_says_what_was_found_and_what_could_be_wrong(path):
+    book = nbformat.read(path, as_version=4)
+    code = [c.source for c in book.cells if c.cell_type == "code"]
+    first = next(i for i, source in enumerate(code) if "page.found(" in source)
+    assert first <= 2, "the findings stand at the top"
+    assert "**What could be wrong.**" in prose(book)[-1]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in (ROOT / "results").rglob("*") if p.is_file()}
+    done = papermill.execute_notebook(
+        str(path), str(tmp_path / "out.ipynb"), cwd=str(path.parent), kernel_name="python3", progress_bar=False
+    )
+    outputs = json.dumps([c.get("outputs", []) for c in done.cells])
+    assert "What was found." in outputs or "Smoke run." in outputs
+    assert {p: p.stat().st_mtime_ns for p in (ROOT / "results").rglob("*") if p.is_file()} == before
+
+
+def test_every_notebook_takes_its_parameters_from_params():
+    known = load_parameters(ROOT / "params.yaml").notebooks
+    assert set(known) == {p.stem for p in SOURCES}

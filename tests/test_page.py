@@ -1,0 +1,124 @@
+"""The page of a notebook: where it works, what it writes, how it stamps small runs; labels, findings and film strips."""
+
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from analysis.report import film_strips, labels
+from analysis.report.findings import effect, level, number, side, verdict_table
+from analysis.report.page import open_page
+from analysis.study.parameters import load_parameters
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    found = []
+    monkeypatch.setattr("analysis.report.page.display", found.append)
+    return found
+
+
+def drawing():
+    figure, ax = plt.subplots()
+    ax.plot([0, 1])
+    figure.suptitle("A line rises")
+    return figure
+
+
+def test_a_page_finds_the_repository_from_a_folder_inside_it(monkeypatch):
+    monkeypatch.chdir(ROOT / "notebooks")
+    open_page("07_method_sweeps")
+    assert Path.cwd() == ROOT
+
+
+def test_a_page_finds_the_repository_from_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    open_page("07_method_sweeps")
+    assert Path.cwd() == ROOT
+
+
+def test_another_size_is_refused():
+    with pytest.raises(ValueError, match="results/full"):
+        open_page("07_method_sweeps", "results/tiny")
+
+
+def test_nothing_is_written_without_a_folder(shown, tmp_path, monkeypatch):
+    page = open_page("07_method_sweeps", "results/full")
+    monkeypatch.chdir(tmp_path)
+    page.figure(drawing(), "line")
+    page.table(pd.DataFrame({"a": [1.23456]}), "table")
+    page.text("text", "words")
+    assert not list(tmp_path.iterdir())
+    assert shown[0].metadata["alt"] == "A line rises"
+
+
+def test_equal_figures_are_equal_bytes_with_a_palette(shown, tmp_path):
+    for folder in ("a", "b"):
+        page = open_page("07_method_sweeps", "results/full", str(tmp_path / folder))
+        page.figure(drawing(), "line")
+        page.table(pd.DataFrame({"a": [1.23456]}), "table")
+    first, second = (tmp_path / f / "line.png" for f in "ab")
+    assert first.read_bytes() == second.read_bytes() == shown[0].data
+    assert Image.open(io.BytesIO(first.read_bytes())).mode == "P"
+    assert (tmp_path / "a/table.csv").read_text() == "a\n1.2346\n"
+
+
+def test_a_figure_without_words_is_refused(shown):
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match="alternative text"):
+        open_page("07_method_sweeps").figure(figure, "line")
+
+
+def test_a_smoke_run_states_no_finding(shown):
+    page = open_page("07_method_sweeps", "results")
+    assert page.smoke
+    page.found("AlignVid helps.")
+    assert "Smoke run" in shown[0].data and "helps" not in shown[0].data
+    full = open_page("07_method_sweeps", "results/full")
+    full.found("AlignVid helps.")
+    assert shown[1].data == "**What was found.** AlignVid helps."
+
+
+def test_every_setting_has_words():
+    parameters = load_parameters(ROOT / "params.yaml")
+    for name, parts in parameters.methods.items():
+        words = labels.setting(name, parameters=parameters)
+        assert words and (words != name or not parts), name
+    assert labels.setting("none", 3.0) == "guidance 3"
+    assert labels.setting("dymos-1", 3.0) == "DyMoS, γ 1, guidance 3"
+    assert labels.setting("alignvid-g2", parameters=parameters) == "AlignVid, γ 2, blocks calibrated"
+    assert labels.backbone("wan-i2v-control") == "Wan-type model"
+
+
+def test_numbers_read_as_numbers():
+    assert number(-0.04) == "0.0" and number(-1.25, 1) == "−1.2" and number(3.0, 0, sign=True) == "+3"
+    assert effect(12.06, 10.0, 14.1, "points", 467) == "+12.1 points (10.0 to 14.1; 467 prompts)"
+    assert level(60.8, 56.3, 65.1) == "61 % (56 to 65)"
+    assert side(0.1, 0.2) == "above" and side(-1, -0.1) == "below" and side(-1, 1) == "not clear of"
+
+
+def test_verdicts_have_signs():
+    rows = pd.DataFrame([{"claim": "a | b", "effect": "+1", "n": 3, "verdict": "supported"}])
+    assert verdict_table(rows).splitlines()[2] == "| a \\| b | +1 | 3 | ✔ supported |"
+
+
+def test_framed_strips_keep_the_pixels_and_mark_the_outcome():
+    strip = np.random.default_rng(0).integers(0, 256, (8, 24, 3), np.uint8)
+    sheet = film_strips.framed(strip, "followed")
+    edge, gap, zoom = film_strips.EDGE, film_strips.GAP, film_strips.ZOOM
+    assert sheet.shape == (8 * zoom + 2 * edge, 24 * zoom + 2 * gap + 2 * edge, 3)
+    assert (sheet[0, 0] == (0x00, 0x9E, 0x73)).all()
+    second = sheet[edge:-edge, edge + 8 * zoom + gap :][:, : 8 * zoom][::zoom, ::zoom]
+    assert (second == strip[:, 8:16]).all()
+
+
+def test_outcomes_tell_a_copy_from_a_wrong_video():
+    answers = {"followed": "no|yes|yes|no", "still copy": "yes|no|no|no", "wrong": "no|no|no|no"}
+    scores = pd.DataFrame({"sample": "modification_000", "answers": list(answers.values()), "adherence": [1, 0, 0]})
+    assert list(film_strips.outcomes(scores, seed=7)) == list(answers)
