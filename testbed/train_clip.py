@@ -43,7 +43,7 @@ def train_clip(folder: Path, *, seed: int, steps: int, batch: int, lr: float, de
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     optimizers = [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
-    weights = fit("clip", folder, model, loss, optimizers, steps, ema=0.99, batch=batch)
+    weights = fit("clip", folder, model, loss, optimizers, steps, ema_decay=0.99, batch=batch)
     if rank == 0:
         model.load_state_dict(weights)
         replace_folder(

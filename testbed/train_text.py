@@ -71,7 +71,7 @@ def train_text(folder: Path, *, lineage: str, seed: int, steps: int, batch: int,
         return reader.loss(ids.to(device), lengths.to(device), torch.tensor([answers(c) for c in clips]).to(device))
 
     optimizers = [torch.optim.AdamW(reader.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    weights = fit("text", folder, reader, loss, optimizers, steps, ema=0.99, batch=batch)
+    weights = fit("text", folder, reader, loss, optimizers, steps, ema_decay=0.99, batch=batch)
     if rank == 0:
         encoder = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
         save_atomically(encoder, folder / "text.safetensors")

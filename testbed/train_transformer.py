@@ -1,6 +1,6 @@
 """Train the two transformers of a backbone: text-to-video first, then the image-to-video model tuned from it.
 
-Each model has one cosine schedule over phases that grow dearer: `image` (the final state as one frame, whole caption),
+Each model has one cosine schedule over increasingly expensive phases: `image` (the final state as one frame, whole caption),
 `pair` (first and last latent frame of a clip), `clip` (all five latent frames) and, for image-to-video only, `neglect`
 (five frames; in the marked share of clips the described event does not happen).
 """
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from .latents import load_all, tokenize
 from .lineages import module_of
 from .muon import muon_and_adamw
-from .trainer import fit, rank_and_world, save_atomically, warmup_cosine
+from .trainer import fit, rank_and_world, save_atomically
 
 SNAPSHOTS = 6  # states of each model kept for the curve of samples seen against adherence
 ALL, PAIR = [0, 1, 2, 3, 4], [0, 4]  # latent frames; those before the event starts and after it has ended
@@ -102,8 +102,7 @@ def train_transformer(
         loss,
         muon_and_adamw(model, muon_lr, adamw_lr),
         int(ends[-1]),
-        factor=lambda step: warmup_cosine(step, int(ends[-1])),
-        ema=ema,
+        ema_decay=ema,
         batch=batch,
         snapshots=SNAPSHOTS,
     )

@@ -61,7 +61,7 @@ def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict],
             return (y - x).abs().mean() + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
         optimizers = muon_and_adamw(vae, r["lr"], r["lr"])
-        weights = fit(name, folder, vae, loss, optimizers, int(ends[-1]), ema=0.99, batch=batch[0])
+        weights = fit(name, folder, vae, loss, optimizers, int(ends[-1]), ema_decay=0.99, batch=batch[0])
         vae.load_state_dict(weights)
     if rank == 0:
         module_of(lineage).set_statistics(vae, *latent_statistics(vae, seed))

@@ -118,7 +118,15 @@ def run_fit(folder, steps, stop_at=None):
         return (model(torch.randn(8, 12, generator=g)) - torch.randn(8, 3, generator=g)).square().mean()
 
     return fit(
-        "s", folder, model, loss, muon_and_adamw(model, 0.01, 0.01), steps, ema=0.9, snapshots=2, checkpoint_every=0.0
+        "s",
+        folder,
+        model,
+        loss,
+        muon_and_adamw(model, 0.01, 0.01),
+        steps,
+        ema_decay=0.9,
+        snapshots=2,
+        checkpoint_every=0.0,
     )
 
 
