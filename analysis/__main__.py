@@ -224,13 +224,11 @@ def tables(full: Full = False):
 
 @app.command()
 def notebook(name: str, full: Full = False):
-    """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/notebooks/NAME.ipynb; --full is for
-    the notebooks that take a folder of `results`."""
+    """Execute notebooks/NAME.ipynb with its parameters from params.yaml into results/NAME/, or results/full/NAME/."""
     from .report.execute_notebook import execute
 
     parameters = load_parameters(full=full)
-    own = {"results": parameters.results.as_posix()} if full else {}
-    execute(name, parameters.notebooks.get(name, {}) | own, parameters.results)
+    execute(name, parameters.notebooks.get(name, {}), parameters.results)
 
 
 @app.command()

@@ -4,12 +4,13 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.report import film_strips, labels
+from analysis.report import execute_notebook, film_strips, labels
 from analysis.report.findings import effect, level, number, side, verdict_table
 from analysis.report.page import open_page
 from analysis.study.parameters import load_parameters
@@ -46,6 +47,38 @@ def test_a_page_finds_the_repository_from_elsewhere(monkeypatch, tmp_path):
 def test_another_size_is_refused():
     with pytest.raises(ValueError, match="results/full"):
         open_page("07_method_sweeps", "results/tiny")
+
+
+def test_a_notebook_without_full_size_data_says_so():
+    with pytest.raises(ValueError, match=r"05_semantic_weak_layers has no full-size run.*07_method_sweeps"):
+        open_page("05_semantic_weak_layers", "results/full")
+
+
+def source_notebook(folder, parameters, code):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(code)]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, folder / "00_small.ipynb")
+
+
+def test_a_notebook_is_told_what_to_read_and_where_to_write(monkeypatch, tmp_path):
+    source_notebook(tmp_path, 'shown = 1\nresults = "results"\noutput = ""', "print(shown, results, output)")
+    monkeypatch.setattr(execute_notebook, "SOURCES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = execute_notebook.execute("00_small", {"shown": 2}, Path("results/full"))
+    assert done == Path("results/full/00_small/00_small.ipynb")
+    book = nbformat.read(done, as_version=4)
+    assert book.cells[-1].outputs[0].text == "2 results/full results/full/00_small\n"
+    assert len(book.cells) == 2, "the injected values stand in place of the defaults"
+    assert not list(done.parent.glob("_failed_*"))
+
+
+def test_a_notebook_that_cannot_be_told_is_refused(monkeypatch, tmp_path):
+    source_notebook(tmp_path, 'results = "results"', "1")
+    monkeypatch.setattr(execute_notebook, "SOURCES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"unknown parameters \['output'\]"):
+        execute_notebook.execute("00_small", {}, Path("results"))
 
 
 def test_nothing_is_written_without_a_folder(shown, tmp_path, monkeypatch):

@@ -20,18 +20,21 @@ HIDE = "hide-input"  # the tag by which documentation builders fold a cell's cod
 
 
 def execute(name: str, parameters: dict, results: Path = Path("results")) -> Path:
-    """Run `notebooks/<name>.ipynb` with `parameters`; the path of the executed copy, in `<results>/notebooks/`.
+    """Run `notebooks/<name>.ipynb` and return the path of the executed copy, `<results>/<name>/<name>.ipynb`.
 
-    Raises ValueError for a notebook that does not exist, a parameter that it does not have, or a cell that fails.
+    The notebook gets `parameters`, and two more that every notebook has: `results`, the folder of one size of the run, and
+    `output`, the folder that its figures and tables go to, beside the copy. Raises ValueError for a notebook that does not
+    exist, a parameter that it does not have, or a cell that fails.
     """
-    source, target = SOURCES / f"{name}.ipynb", results / "notebooks" / f"{name}.ipynb"
+    folder = results / name
+    parameters = parameters | {"results": results.as_posix(), "output": folder.as_posix()}
+    source, target = SOURCES / f"{name}.ipynb", folder / f"{name}.ipynb"
     if not source.is_file():
         raise ValueError(f"no notebook {source}; there are {sorted(p.stem for p in SOURCES.glob('*.ipynb'))}")
     known = papermill.inspect_notebook(str(source))
     if unknown := set(parameters) - set(known):
         raise ValueError(f"notebooks.{name}: unknown parameters {sorted(unknown)}; the notebook has {sorted(known)}")
-    for folder in ("notebooks", "tables", "figures"):
-        (results / folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"_failed_{name}.ipynb")
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -98,10 +98,12 @@ def open_page(name: str, results: str = "results", output: str = "") -> Page:
     """Begin a notebook: work in the repository's root, take its look, and read the parameters of one size of the run.
 
     results: "results", the small run, or "results/full". output: folder to write into, nothing is written if empty.
-    Raises ValueError for another `results`, or outside a clone.
+    Raises ValueError for another `results`, for a notebook that has no full-size run, or outside a clone.
     """
     if results not in SIZES:
         raise ValueError(f"results is {results!r}; it is one of {', '.join(SIZES)}")
+    if SIZES[results] and name not in AT_FULL_SIZE:
+        raise ValueError(f"{name} has no full-size run; these have one: {', '.join(AT_FULL_SIZE)}")
     os.chdir(repository())
     matplotlib.rc_file("matplotlibrc")
     pd.options.display.max_colwidth = None
