@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .core.attention_call import AttentionCall, Moment
-from .core.token_layout import COGVIDEOX, WAN, Block
-from .core.windows import check_window, choose_blocks, in_window
+from .core.attention_call import AttentionCall
+from .core.block_lists import choose_blocks
+from .core.forward_context import ForwardContext
+from .core.step_windows import check_window, in_window
+from .families import COGVIDEOX, WAN, Block
 
 DEFAULT_SITES = ("q_image", "k_text")
 SITES = ("q_image", "k_image", "q_text", "k_text", "self")
@@ -84,9 +86,9 @@ class AlignVid:
         elif self.groups == "image" and ("reference" if model.family == COGVIDEOX else "image") not in model.groups:
             raise ValueError(f"this {model.family} has no 'image' keys; it has {', '.join(sorted(model.groups))}")
 
-    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+    def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """Whether any logit of this attention changes in this forward."""
-        if self.gamma == 1 or not in_window(self.window, moment, by_time=self.variant == "released"):
+        if self.gamma == 1 or not in_window(self.window, context, by_time=self.variant == "released"):
             return False
         if self.variant == "released" and block.name.startswith("double."):
             return False
@@ -106,7 +108,7 @@ class AlignVid:
         """Multiply the factors of the call."""
         if call.site != "joint":
             factor = self._factor(call, None, slice(None)) if self.energy else self.gamma
-            call.video.multiply(factor ** self._power(call.site))
+            call.video_logits.multiply(factor ** self._power(call.site))
             return
         if self.variant == "released":
             groups, queries = "all", "all"
@@ -118,9 +120,9 @@ class AlignVid:
             factor = self._factor(call, chosen, call.queries.video if queries == "video" else slice(None))
         if chosen is not None:
             factor = torch.where(chosen[:, None, :, None], factor, 1.0)
-        call.video.multiply(factor)
+        call.video_logits.multiply(factor)
         if queries == "all":
-            call.other.multiply(factor)
+            call.other_logits.multiply(factor)
 
     def _chosen_keys(self, call, groups):
         """(1 or B, Lk) bool: the keys of a group."""

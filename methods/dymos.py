@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .core.attention_call import AttentionCall, Moment
-from .core.token_layout import Block
+from .core.attention_call import AttentionCall
+from .core.forward_context import ForwardContext
+from .families import Block
 
 SCHEDULES = ("uniform", "linear", "log")
 
@@ -63,13 +64,13 @@ class DyMoS:
         if not model.image_to_video:
             raise ValueError(f"DyMoS needs a reference frame; this {model.family} is a text-to-video model")
 
-    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+    def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """In self-attention or joint attention, in the first share of steps, unless the branch is unconditional."""
-        if self.gamma == 0 or site not in ("self", "joint") or moment.branch == "uncond":
+        if self.gamma == 0 or site not in ("self", "joint") or context.branch == "uncond":
             return False
-        if self.steps == 1 or moment.step == 0:
+        if self.steps == 1 or context.step == 0:
             return True
-        return moment.fraction <= self.steps + 1e-9
+        return context.fraction <= self.steps + 1e-9
 
     def edit(self, call: AttentionCall) -> None:
         """Add the bias of each query to the call. Raises ValueError if this call has no reference frame."""

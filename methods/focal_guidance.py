@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from .core.attention_call import AttentionCall, Moment
-from .core.steer import replace_attribute
-from .core.token_layout import COGVIDEOX, WAN, Block
-from .core.windows import choose_blocks
+from .core.attention_call import AttentionCall
+from .core.block_lists import choose_blocks
+from .core.forward_context import ForwardContext
+from .core.interception import replace_attribute
+from .families import COGVIDEOX, WAN, Block
 from .focal_anchors.keywords import Anchors, find_anchors, load_clip
 from .focal_anchors.projection import TRAIN, AnchorProjection, encode_reference, load_projection
 
@@ -154,10 +155,10 @@ class FocalGuidance:
                 )
         return run.found[self]
 
-    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+    def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """In the text or joint attention of weak blocks, for the binding; in the joint attention of responsive ones, where
         the cache reads text values."""
-        if site not in ("text", "joint") or moment.branch == "uncond":
+        if site not in ("text", "joint") or context.branch == "uncond":
             return False
         if block.index in self._weak(model):
             return self.text > 0
@@ -165,59 +166,59 @@ class FocalGuidance:
 
     def edit(self, call: AttentionCall) -> None:
         """Text-value binding (Eq. 8). In the joint attention of a responsive block, only read its text values (Eq. 10)."""
-        found = self.anchors(call.moment.pipe)
+        found = self.anchors(call.context.pipe)
         if not found.words:
             return
         # Joint attention has its text first: a word is at the same place among its keys as in the text.
-        samples, entered = call.conditional(), RUNS[call.moment.pipe].entered.pop((self, call.block.index), None)
+        samples, entered = call.conditional(), RUNS[call.context.pipe].entered.pop((self, call.block.index), None)
         if entered is not None:
             values = [call.value[samples, :, list(at)].mean(2).flatten(1) for at in found.tokens]
-            self._remember(call.moment, call.block, torch.stack(values, 1), entered)
+            self._remember(call.context, call.block, torch.stack(values, 1), entered)
             return
-        visual = self._visual_values(call.moment.pipe, call.block, found, call.value)
+        visual = self._visual_values(call.context.pipe, call.block, found, call.value)
         heads = visual.unflatten(-1, (call.value.shape[1], -1))  # (K, H, D)
         value = call.value.clone()
         for k, at in enumerate(found.tokens):
             value[samples, :, list(at)] += self.text * heads[k][None, :, None]
         call.value = value
 
-    def edit_block(self, model, moment: Moment, block: Block, grid, hidden, context):
+    def edit_block(self, model, context: ForwardContext, block: Block, grid, hidden, encoder_hidden_states):
         """The tokens (B, L, C) that enter a block: read in responsive blocks, changed in weak ones (Eqs. 9 to 13)."""
-        if moment.branch == "uncond" or not (self.latent or self.cache):
+        if context.branch == "uncond" or not (self.latent or self.cache):
             return hidden
-        found = self.anchors(moment.pipe)
+        found = self.anchors(context.pipe)
         if not found.words:
             return hidden
-        samples = slice(len(hidden) // 2 if moment.branch == "both" else 0, None)  # the conditional ones
+        samples = slice(len(hidden) // 2 if context.branch == "both" else 0, None)  # the conditional ones
         if block.index not in self._weak(model):
             if self.cache and self.projection is not None:  # compared in `edit`, which knows the text values
-                RUNS[moment.pipe].entered[self, block.index] = hidden[samples]
+                RUNS[context.pipe].entered[self, block.index] = hidden[samples]
             elif self.cache:
-                values = self._text_values(moment.pipe.transformer, block, found, context)
-                self._remember(moment, block, values, hidden)
+                values = self._text_values(context.pipe.transformer, block, found, encoder_hidden_states)
+                self._remember(context, block, values, hidden)
             return hidden
-        visual, change = self._visual_values(moment.pipe, block, found, hidden), torch.zeros_like(hidden)
+        visual, change = self._visual_values(context.pipe, block, found, hidden), torch.zeros_like(hidden)
         if self.latent:
             frame = grid[1] * grid[2]
             weights = F.interpolate(found.weights[None].float(), grid[1:], mode="area")[0].flatten(1).to(hidden)
             weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
             change[samples, :frame] += self.latent * (weights.T @ visual)
-        cached = self._cached(moment, block) if self.cache else None
+        cached = self._cached(context, block) if self.cache else None
         if cached is not None:
             change[samples] += self.cache * (cached.transpose(1, 2).to(hidden) @ visual)
         return hidden + change
 
-    def _remember(self, moment, block, values, hidden) -> None:
+    def _remember(self, context, block, values, hidden) -> None:
         """Keep the maps (Eq. 10) of a responsive block for the weak ones; those of older steps go."""
-        maps = RUNS[moment.pipe].maps
-        maps.setdefault((self, moment.step), {})[block.index] = keyword_maps(values, hidden)
-        for old in [key for key in maps if key[0] == self and not moment.step - 1 <= key[1] <= moment.step]:
+        maps = RUNS[context.pipe].maps
+        maps.setdefault((self, context.step), {})[block.index] = keyword_maps(values, hidden)
+        for old in [key for key in maps if key[0] == self and not context.step - 1 <= key[1] <= context.step]:
             del maps[old]
 
-    def _cached(self, moment, block) -> torch.Tensor | None:
+    def _cached(self, context, block) -> torch.Tensor | None:
         """Eqs. 11 and 12: (B, K, L) mean over the responsive blocks, cut at the threshold; None if none is known."""
-        step = moment.step - 1 if self.cache_from == "previous" else moment.step
-        maps = RUNS[moment.pipe].maps.get((self, step), {})
+        step = context.step - 1 if self.cache_from == "previous" else context.step
+        maps = RUNS[context.pipe].maps.get((self, step), {})
         maps = [m for i, m in maps.items() if self.cache_from == "previous" or i < block.index]
         if not maps:
             return None
@@ -242,9 +243,9 @@ class FocalGuidance:
         return transformer.blocks[block.index].attn2.add_v_proj(embedded)[0]
 
     @staticmethod
-    def _text_values(transformer, block, found, context) -> torch.Tensor:
+    def _text_values(transformer, block, found, encoder_hidden_states) -> torch.Tensor:
         """V_k^text, (B, K, C): the block's value projection of each keyword's text features, mean over its tokens."""
-        text = context[:, context.shape[1] - 512 :]
+        text = encoder_hidden_states[:, encoder_hidden_states.shape[1] - 512 :]
         features = torch.stack([text[:, list(at)].mean(1) for at in found.tokens], 1)
         return transformer.blocks[block.index].attn2.to_v(features)
 
@@ -266,7 +267,7 @@ def watch_conditions(pipe):
     wan = name == "encode_image"
 
     def noting_prompt(prompt, *args, **kwargs):
-        if noting_prompt.dead:
+        if noting_prompt.bypassed:
             return encode_prompt(prompt, *args, **kwargs)
         if isinstance(prompt, list):
             if len(prompt) != 1:
@@ -283,7 +284,7 @@ def watch_conditions(pipe):
     @functools.wraps(read_image)  # low-pass guidance reads the signature
     def noting_image(*args, **kwargs):
         out = read_image(*args, **kwargs)
-        if not noting_image.dead:
+        if not noting_image.bypassed:
             run = RUNS.setdefault(pipe, Run())
             if wan:
                 run.patches = out[0]

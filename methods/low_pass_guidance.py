@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .core.attention_call import Moment
-from .core.steer import replace_attribute
-from .core.token_layout import COGVIDEOX, HUNYUAN, WAN, Block
+from .core.forward_context import ForwardContext
+from .core.interception import replace_attribute
+from .families import COGVIDEOX, HUNYUAN, WAN, Block
 
 FILTERS, SPACES, SCHEDULES = ("down_up", "gaussian_blur"), ("latent", "image"), ("interval", "linear", "exponential")
 BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # what a CogVideoX batch of both branches is made of
@@ -88,7 +88,7 @@ class LowPassGuidance:
                 f"LowPassGuidance needs an image-to-video Wan, CogVideoX or HunyuanVideo, not this {model.family}"
             )
 
-    def active(self, model, moment: Moment, block: Block, site: str) -> bool:
+    def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """Never inside an attention module."""
         return False
 
@@ -100,52 +100,52 @@ class LowPassGuidance:
             raise ValueError('LowPassGuidance space="image" filters the image before it is encoded: steer a pipeline')
         return watch_encoding(pipe)
 
-    def strength(self, moment: Moment) -> float:
+    def strength(self, context: ForwardContext) -> float:
         """s in [0, 1] at this step; ValueError if the number of steps is not known."""
-        if moment.steps is None:
+        if context.steps is None:
             raise ValueError("LowPassGuidance needs the number of steps: steer a pipeline, or give steps=")
-        p = moment.step / max(1, moment.steps - 1)
+        p = context.step / max(1, context.steps - 1)
         if self.schedule == "interval":
             return float(self.start - 1e-9 <= p <= self.end + 1e-9)
         if self.schedule == "linear":
             return max(0.0, 1 - p / self.end) if self.end else 0.0
         return math.exp(-self.rate * p)
 
-    def edit_inputs(self, model, inputs: dict, moment: Moment) -> dict:
+    def edit_inputs(self, model, inputs: dict, context: ForwardContext) -> dict:
         """The filtered condition, except in the unconditional forward, which is the sharp base."""
-        if self._idle(moment) or moment.branch == "uncond":
+        if self._idle(context) or context.branch == "uncond":
             return inputs
-        return inputs | {"hidden_states": self._filtered(model, inputs, moment)}
+        return inputs | {"hidden_states": self._filtered(model, inputs, context)}
 
-    def edit_output(self, model, inputs: dict, moment: Moment, output, run):
+    def edit_output(self, model, inputs: dict, context: ForwardContext, output, run):
         """Outputs with which the pipeline's u + w (c - u) becomes u(c) + w (cond(c_lp) - uncond(c_lp))."""
-        if self._idle(moment) or moment.branch == "cond":
+        if self._idle(context) or context.branch == "cond":
             return output
         sample = output[0]
-        if moment.branch == "both":
+        if context.branch == "both":
             half = sample.shape[0] // 2
             first = inputs | {k: inputs[k][:half] for k in BATCHED}
             base = run(first, "uncond")
             exact = [x.float() for x in (base, sample[:half], sample[half:])]
             new = torch.cat([exact[0], exact[0] + exact[2] - exact[1]])
         else:
-            w = self.guidance if self.guidance is not None else moment.guidance
+            w = self.guidance if self.guidance is not None else context.guidance
             if w is None:
                 raise ValueError("LowPassGuidance does not know the guidance scale of this pipeline: give guidance=")
             if w == 1:
                 return output
-            blurred = inputs | {"hidden_states": self._filtered(model, inputs, moment)}
+            blurred = inputs | {"hidden_states": self._filtered(model, inputs, context)}
             # The pipeline will compute u + w (c_lp - u): solved for the u that makes it three-pass guidance.
             new = (sample.float() - w * run(blurred, "uncond").float()) / (1 - w)
         new = new.to(sample.dtype)
         return (new,) if isinstance(output, tuple) else type(output)(sample=new)
 
-    def _idle(self, moment) -> bool:
-        return self.strength(moment) == 0 or (self.filter == "down_up" and self.factor == 1)
+    def _idle(self, context) -> bool:
+        return self.strength(context) == 0 or (self.filter == "down_up" and self.factor == 1)
 
-    def _filtered(self, model, inputs, moment) -> torch.Tensor:
+    def _filtered(self, model, inputs, context) -> torch.Tensor:
         """hidden_states with the image condition filtered: extra channels, or the first latent frame where it is one."""
-        hidden, config, strength = inputs["hidden_states"], model.transformer.config, self.strength(moment)
+        hidden, config, strength = inputs["hidden_states"], model.transformer.config, self.strength(context)
         out, channel = hidden.clone(), 2 if model.family == COGVIDEOX else 1
         if config.in_channels > config.out_channels:
             condition = out.narrow(channel, config.out_channels, config.in_channels - config.out_channels)
@@ -154,7 +154,7 @@ class LowPassGuidance:
         if self.space == "latent":
             condition.copy_(self._filter(condition, strength))
             return out
-        new = ENCODINGS[moment.pipe](lambda image: self._filter(image[:, :, None], strength)[:, :, 0], strength)
+        new = ENCODINGS[context.pipe](lambda image: self._filter(image[:, :, None], strength)[:, :, 0], strength)
         if model.family == HUNYUAN:  # latent_concat: the condition is in the first frame, and its mask stays
             condition, new = condition[:, : new.shape[1], :1], new[:, :, :1]
         condition.copy_(new.repeat(hidden.shape[0] // new.shape[0], 1, 1, 1, 1))
@@ -188,18 +188,18 @@ def watch_encoding(pipe):
     signature = inspect.signature(original)
 
     def prepare_latents(*args, **kwargs):
-        if prepare_latents.dead:
+        if prepare_latents.bypassed:
             return original(*args, **kwargs)
-        given = signature.bind(*args, **kwargs).arguments
-        drawn, kept = _clone(given.get("generator")), {}
+        arguments = signature.bind(*args, **kwargs).arguments
+        generator, encoded = _clone(arguments.get("generator")), {}
         result = original(*args, **kwargs)
 
         def condition(edit, key):
-            if key not in kept:
-                again = {"image": edit(given["image"]), "generator": _clone(drawn), "latents": result[0]}
-                kept.clear()
-                kept[key] = original(**(given | again))[1]
-            return kept[key]
+            if key not in encoded:
+                changed = {"image": edit(arguments["image"]), "generator": _clone(generator), "latents": result[0]}
+                encoded.clear()
+                encoded[key] = original(**(arguments | changed))[1]
+            return encoded[key]
 
         ENCODINGS[pipe] = condition
         return result

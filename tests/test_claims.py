@@ -369,8 +369,8 @@ def test_ledger_names_the_rows_that_are_measured(claims):
 def test_windows_by_time_and_by_fraction_as_the_ledger_says():
     from diffusers import UniPCMultistepScheduler
 
-    from methods.core.attention_call import Moment
-    from methods.core.windows import in_window
+    from methods.core.forward_context import ForwardContext
+    from methods.core.step_windows import in_window
     from methods.registry import from_dict
 
     backbone = PARAMETERS.backbones["wan-i2v"]
@@ -379,8 +379,8 @@ def test_windows_by_time_and_by_fraction_as_the_ledger_says():
 
     def steps(window, by_time=False):
         times = enumerate(scheduler.timesteps.tolist())
-        moments = [Moment(i, backbone.steps, time, "cond", None) for i, time in times]
-        return [m.step for m in moments if in_window(window, m, by_time=by_time)]
+        contexts = [ForwardContext(i, backbone.steps, time, "cond", None) for i, time in times]
+        return [c.step for c in contexts if in_window(window, c, by_time=by_time)]
 
     assert steps("early") == steps("early", by_time=True) == [0, 1, 2]
     for name in ("middle", "late"):

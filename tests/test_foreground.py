@@ -26,9 +26,10 @@ from analysis.attention.latent_estimates import estimates, noisy_and_prediction
 from analysis.attention.semantic_layers import study_cells
 from analysis.study.parameters import load_parameters
 from analysis.videos.generate import load_pipeline
-from methods import AlignVid, steer, windows
-from methods.core.token_layout import blocks_of
-from methods.core.windows import choose_blocks
+from methods import AlignVid, steer
+from methods.core import block_lists
+from methods.core.block_lists import choose_blocks
+from methods.families import attention_modules
 from testbed import cogvideox
 from testbed.benchmark import draw_benchmark
 from testbed.world import render
@@ -169,8 +170,8 @@ def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
 
 def test_the_shipped_preset_steers_the_testbed():
     transformer = WanTransformer3DModel.from_pretrained("testbed/checkpoints/wan-i2v", subfolder="transformer")
-    entry = next(e for e in json.loads(windows.CALIBRATED.read_text()) if e["count"] == len(transformer.blocks))
-    blocks = tuple(dict.fromkeys(b for b, _, _ in blocks_of(transformer)))
+    entry = next(e for e in json.loads(block_lists.CALIBRATED.read_text()) if e["count"] == len(transformer.blocks))
+    blocks = tuple(dict.fromkeys(b for b, _, _ in attention_modules(transformer)))
     assert choose_blocks(blocks, "calibrated", entry["family"]) == frozenset(entry["blocks"])
     assert 0 < len(entry["blocks"]) < entry["count"]
     with steer(transformer, AlignVid(1.35, blocks="calibrated")):

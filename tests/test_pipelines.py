@@ -51,7 +51,7 @@ def test_windows_count_steps_of_the_pipeline(pipe, monkeypatch):
     seen = set()
     edit = AlignVid.edit
     monkeypatch.setattr(
-        AlignVid, "edit", lambda self, call: (seen.add((call.moment.step, call.moment.branch)), edit(self, call))
+        AlignVid, "edit", lambda self, call: (seen.add((call.context.step, call.context.branch)), edit(self, call))
     )
     for _ in range(2):  # a second video starts at step 0 again
         with steer(pipe, AlignVid(1.2, window="early")):

@@ -29,7 +29,7 @@ from analysis.attention.semantic_layers import (
 )
 from analysis.study.parameters import load_parameters
 from analysis.videos.generate import load_pipeline, sample_video
-from methods.core.steer import describe
+from methods.families import describe
 from testbed.models import SLOTS
 
 with warnings.catch_warnings():

@@ -11,8 +11,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
-from methods.core.steer import BACKENDS
-from methods.core.token_layout import GROUPS, blocks_of
+from methods.core.interception import BACKENDS
+from methods.families import GROUPS, attention_modules
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -160,7 +160,7 @@ def test_attention_backends_that_cannot_be_seen_are_refused(backend):
 @pytest.mark.parametrize("name", ["wan2.1-i2v", "hunyuan-1.5"])
 def test_context_parallel_models_are_refused(name):
     model, _ = make(name)
-    for _, _, module in blocks_of(model):
+    for _, _, module in attention_modules(model):
         processor = module.processor
         assert hasattr(processor, "_parallel_config")  # the attribute in which diffusers keeps it
         processor._parallel_config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=2))

@@ -84,7 +84,7 @@ def test_only_what_a_method_names_is_changed(name, monkeypatch):
     with steer(pipe, DyMoS(1.0, steps=0.34)):
         run(pipe, inputs)
     batched = name.startswith("cogvideox")
-    assert {(c.moment.step, c.moment.branch) for c in seen} == {(0, "both" if batched else "cond")}
+    assert {(c.context.step, c.context.branch) for c in seen} == {(0, "both" if batched else "cond")}
     count = seen[0].query.shape[0]
     assert all(c.conditional() == slice(count // 2 if batched else 0, count) for c in seen)
     size = seen[0].layout.grid[1] * seen[0].layout.grid[2]
@@ -92,10 +92,10 @@ def test_only_what_a_method_names_is_changed(name, monkeypatch):
     seen.clear()
     with steer(pipe, AlignVid(1.2, window=(0, 0.7), blocks=[0])):
         run(pipe, inputs)
-    assert {c.moment.step for c in seen} == {0, 1} and {c.block.index for c in seen} == {0}
-    assert {c.moment.branch for c in seen} == ({"both"} if batched else {"cond", "uncond"})
+    assert {c.context.step for c in seen} == {0, 1} and {c.block.index for c in seen} == {0}
+    assert {c.context.branch for c in seen} == ({"both"} if batched else {"cond", "uncond"})
     if name == "hunyuan-token-replace":  # 36 tokens, every 4th; the negative prompt has every 2nd
-        found = {(c.moment.branch, int(c.keys.where("image").sum())) for c in seen}
+        found = {(c.context.branch, int(c.keys.where("image").sum())) for c in seen}
         assert found == {("cond", 9), ("uncond", 18)}
     if name == "hunyuan-latent-concat":
         assert {int(c.keys.where("image").sum()) for c in seen} == {18}

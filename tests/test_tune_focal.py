@@ -156,10 +156,10 @@ def test_the_first_pass_fills_the_cache(pipe, clips, tmp_path, monkeypatch):
     """The maps that the weak blocks use are those of every other block at the same noise and time."""
     used, plain = [], FocalGuidance._cached
 
-    def cached(self, moment, block):
-        out = plain(self, moment, block)
+    def cached(self, context, block):
+        out = plain(self, context, block)
         if torch.is_grad_enabled():
-            maps = post_training.RUNS[pipe].maps[self, moment.step - 1]
+            maps = post_training.RUNS[pipe].maps[self, context.step - 1]
             used.append((out, set(maps), any(m.requires_grad for m in maps.values())))
         return out
 

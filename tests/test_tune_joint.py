@@ -169,10 +169,10 @@ def test_only_the_joint_attention_of_weak_blocks_and_the_projection_are_tuned(pi
 def test_the_first_pass_fills_the_cache(pipe, clips, full, tmp_path, monkeypatch):
     used, plain = [], FocalGuidance._cached
 
-    def cached(self, moment, block):
-        out = plain(self, moment, block)
+    def cached(self, context, block):
+        out = plain(self, context, block)
         if torch.is_grad_enabled():
-            maps = post_training.RUNS[pipe].maps[self, moment.step - 1]
+            maps = post_training.RUNS[pipe].maps[self, context.step - 1]
             used.append((out is not None, set(maps), any(m.requires_grad for m in maps.values())))
         return out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from methods.core.token_layout import family_of
+from methods.families import family_of_pipeline
 
 from ..study.files import write_atomically
 from ..study.parameters import Parameters
@@ -83,7 +83,7 @@ def write_preset(
             raise ValueError(f"no {table}: run `python -m analysis foreground --backbone {name}` first")
         scores = pd.read_csv(table)
         result = calibrate(scores, "per token")
-        family = family_of(parameters.backbones[name].pipeline)
+        family = family_of_pipeline(parameters.backbones[name].pipeline)
         prompts = scores["sample"].nunique()
         source = f"attention received per foreground token against background token, {name}, {prompts} prompts"
         entry = {"family": family, "count": len(result.picked), "blocks": result.blocks, "source": source}

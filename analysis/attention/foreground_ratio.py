@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from methods.core.steer import describe
-from methods.core.token_layout import bind, layout_of
+from methods.families import describe, inputs_by_name, layout_of
 
 from ..study.cells import Cell, canonical, expand
 from ..study.files import write_table
@@ -109,7 +108,7 @@ class Measured:
 
 
 def _keep(seen: list, transformer, args, kwargs, output) -> None:
-    inputs = bind(transformer, args, kwargs)
+    inputs = inputs_by_name(transformer, args, kwargs)
     x, v = noisy_and_prediction(transformer, inputs, output[0])
     seen.append((x.cpu(), v.cpu(), layout_of(transformer, inputs)))
 

@@ -54,17 +54,17 @@ class CacheMaps:
     def check(self, model) -> None:
         """Nothing to refuse."""
 
-    def active(self, model, moment, block, site) -> bool:
+    def active(self, model, context, block, site) -> bool:
         """Never inside an attention module."""
         return False
 
-    def edit_block(self, model, moment, block, grid, hidden, context):
+    def edit_block(self, model, context, block, grid, hidden, encoder_hidden_states):
         """Note the maps of the tokens that enter a block."""
-        if moment.branch == "cond":
-            found, self.grid = self.guidance.anchors(moment.pipe), grid
+        if context.branch == "cond":
+            found, self.grid = self.guidance.anchors(context.pipe), grid
             if found.words:
-                values = self.guidance._text_values(moment.pipe.transformer, block, found, context)
-                self.maps[moment.step, block.index] = keyword_maps(values, hidden)[0].cpu().numpy()
+                values = self.guidance._text_values(context.pipe.transformer, block, found, encoder_hidden_states)
+                self.maps[context.step, block.index] = keyword_maps(values, hidden)[0].cpu().numpy()
         return hidden
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from methods.core.token_layout import COGVIDEOX, WAN
+from methods.families import COGVIDEOX, WAN
 
 
 def noisy_and_prediction(transformer, inputs: dict, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 
 from methods.core.attention_call import AttentionCall
 from methods.core.steer import attach
-from methods.core.token_layout import COGVIDEOX, WAN
+from methods.families import COGVIDEOX, WAN
 from testbed.world import COLOURS, SHAPES
 
 from ..study.cells import Cell, expand
@@ -113,20 +113,20 @@ class WordMaps:
         if model.family not in (WAN, COGVIDEOX):
             raise ValueError(f"similarity maps are read from {WAN} and {COGVIDEOX}, not from {model.family}")
 
-    def active(self, model, moment, block, site: str) -> bool:
+    def active(self, model, context, block, site: str) -> bool:
         """In the text cross-attention or joint attention of every block."""
         return site in ("text", "joint")
 
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
         """Keep q.k / sqrt(d), mean over heads, of the calling block. Raises ValueError for more than one sample, and for
         a word beyond the model's text tokens."""
-        if call.query.shape[0] != 1 or call.moment.branch == "uncond":
+        if call.query.shape[0] != 1 or call.context.branch == "uncond":
             raise ValueError("similarity maps are recorded for one sample without guidance")
         query, text = call.query[:, :, call.queries.video], call.keys.where("text", "text_padding")[0]
         key, last = call.key[:, :, text], max(p for positions in self.positions for p in positions)
         if last >= key.shape[2]:
             raise ValueError(f"the prompt has a word at token {last}; the model gets {key.shape[2]} text tokens")
-        self._step, self._grid = call.moment.step, call.layout.grid
+        self._step, self._grid = call.context.step, call.layout.grid
         self._keep("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
 
     def text_hook(self, module, inputs, output: torch.Tensor) -> None:

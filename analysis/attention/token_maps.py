@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from methods.core.attention_call import AttentionCall
-from methods.core.record import statistics
+from methods.core.attention_statistics import statistics
 from methods.core.steer import attach
 
 from ..study.cells import Cell, expand
@@ -36,9 +36,9 @@ class MapObserver:
     def check(self, model) -> None:
         """Nothing to refuse."""
 
-    def active(self, model, moment, block, site) -> bool:
+    def active(self, model, context, block, site) -> bool:
         """In the calls that a map is made of."""
-        return moment.branch != "uncond" and any(site in sites for sites, _ in MAPS.values())
+        return context.branch != "uncond" and any(site in sites for sites, _ in MAPS.values())
 
     @torch.no_grad()
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.overrides import TorchFunctionMode
 
 from methods import AlignVid, DyMoS, record, steer
-from methods.core.steer import SDPA_ARGUMENTS
+from methods.core.interception import SDPA_ARGUMENTS
 
 from ..study import files as store
 

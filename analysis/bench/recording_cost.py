@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from methods.core.attention_call import AttentionCall, Moment
-from methods.core.record import statistics
-from methods.core.token_layout import GROUPS, Block, Layout, Tokens
+from methods.core.attention_call import AttentionCall
+from methods.core.attention_statistics import statistics
+from methods.core.forward_context import ForwardContext
+from methods.families import GROUPS, Block, Layout, Tokens
 
 from .attention_cost import (
     CPU_GRIDS,
@@ -37,8 +38,8 @@ def self_attention_call(grid, device, dtype, heads: int, size: int) -> Attention
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, length, size, device=device, dtype=dtype) for _ in range(3))
     return AttentionCall(
-        query, key, value, None, size**-0.5, "self", Block(0, "0"), Moment(0, 1, 900.0, "cond"), layout, tokens, tokens,
-        reference,
+        query, key, value, None, size**-0.5, "self", Block(0, "0"), ForwardContext(0, 1, 900.0, "cond"), layout,
+        tokens, tokens, reference,
     )  # fmt: skip
 
 

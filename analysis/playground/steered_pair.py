@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from transformers.utils import logging as transformers_logging
 
 from methods import steer
-from methods.core.steer import replace_attribute
+from methods.core.interception import replace_attribute
 from methods.registry import from_dict
 from testbed.oracle import Oracle
 from testbed.world import SIZE, Scene

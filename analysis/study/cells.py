@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 import methods
 from methods import FocalGuidance
-from methods.core.token_layout import family_of
-from methods.core.windows import CALIBRATED
+from methods.core.block_lists import CALIBRATED
+from methods.families import family_of_pipeline
 from methods.registry import from_dict
 
 from .benchmark_samples import load_samples
@@ -124,7 +124,7 @@ def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
     """Hash of the code that steers with the methods `used` and records, of the calibrated blocks that a pipeline's models
     have, and of the projections that methods name: a changed method makes its videos anew. Raises ValueError for a
     projection that is missing."""
-    names = [f"core/{n}" for n in ("log_sum_exp", "attention_call", "token_layout", "steer", "windows")]
+    names = [f"core/{n}" for n in ("log_sum_exp", "attention_call", "steer", "step_windows", "block_lists")]
     names += ["core/record"] if recorded else []
     names += ["focal_anchors/keywords"] if any(isinstance(m, FocalGuidance) for m in used) else []
     projections = _projections(used)
@@ -132,7 +132,7 @@ def program_hash(used: list, pipeline: str, *, recorded: bool) -> str:
     files = {Path(methods.__file__).parent / f"{name}.py" for name in names}
     found = code_hash([*files, *{Path(inspect.getfile(type(m))) for m in used}])
     if any(getattr(m, "blocks", None) == "calibrated" for m in used):
-        listed = [e for e in json.loads(CALIBRATED.read_text()) if e["family"] == family_of(pipeline)]
+        listed = [e for e in json.loads(CALIBRATED.read_text()) if e["family"] == family_of_pipeline(pipeline)]
         found = content_key({"code": found, "lists": [[e["count"], e["blocks"]] for e in listed]})
     if projections:
         found = content_key({"code": found, "projections": [_file_hash(file) for file in projections]})

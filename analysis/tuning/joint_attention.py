@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from methods.core.token_layout import COGVIDEOX
+from methods.families import COGVIDEOX
 
 
 def is_joint(transformer) -> bool:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from methods import FocalGuidance, steer
-from methods.core.steer import describe
+from methods.families import describe
 from methods.focal_anchors.projection import AnchorProjection
 from methods.focal_guidance import RUNS, Run
 from testbed.trainer import warmup_cosine
@@ -62,21 +62,21 @@ class Kept:
     def check(self, model) -> None:
         """Nothing to refuse."""
 
-    def active(self, model, moment, block, site) -> bool:
+    def active(self, model, context, block, site) -> bool:
         """Never inside an attention module."""
         return False
 
-    def edit_output(self, model, inputs, moment, output, run):
+    def edit_output(self, model, inputs, context, output, run):
         """Note where the forward pass stands."""
-        self.controller, self.moment = run.__self__, moment
+        self.controller, self.context = run.__self__, context
         self.layout = self.controller.layout
         return output
 
     def __enter__(self):
-        self.controller.moment, self.controller.layout = self.moment, self.layout
+        self.controller.context, self.controller.layout = self.context, self.layout
 
     def __exit__(self, *error):
-        self.controller.moment = self.controller.layout = None
+        self.controller.context = self.controller.layout = None
 
 
 def tuned_parameters(transformer, weak) -> dict[str, torch.nn.Parameter]:

@@ -1,1 +1,1 @@
-"""The seam where query, key and value meet: steering, windows, exact attention with its log-sum-exp, recording."""
+"""Where query, key and value meet: steering, windows and block lists, exact attention by log-sum-exp, recording."""

@@ -1,10 +1,10 @@
-"""One call of attention as methods see it: factors and a bias on the logits, computed exactly.
+"""One call of attention as methods see it: scaled and biased logits, computed exactly.
 
-With plain logits z = scale q k^T, a query i and a key j the edited logit is
+With plain logits z = scale q k^T, the edited logit of query i and key j is
 
     factor(i, j) z_ij + bias_i [j is a token of the reference frame]
 
-where the factor may differ between video queries and all others, which are contiguous in every family.
+The factor may differ between video queries, which are contiguous in every family, and all others.
 """
 
 from __future__ import annotations
@@ -14,47 +14,21 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from ..families import Block, Layout, Tokens
+from .forward_context import ForwardContext
 from .log_sum_exp import biased_attention
-from .token_layout import Block, Layout, Tokens
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One forward of the transformer: `step` of `steps` (None if unknown), `timestep` in 0..1000 as the model sees it,
-    `branch` of classifier-free guidance: "cond", "uncond", or "both" ([uncond, cond] in one batch); `guidance`: its scale
-    if the pipeline tells it; `pipe`: the pipeline that runs, if it was steered."""
-
-    step: int
-    steps: int | None
-    timestep: float
-    branch: str
-    guidance: float | None = None
-    pipe: object | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def fraction(self) -> float:
-        """(step + 1) / steps, the t / T of the papers, in (0, 1]. Raises ValueError if the number is not known."""
-        if self.steps is None:
-            raise ValueError("a window in fractions of the steps needs their number: steer a pipeline, or give steps=")
-        return (self.step + 1) / self.steps
-
-
-def guided(pipe) -> bool:
-    """Whether a pipeline runs the unconditional branch too; CogVideoX's pipelines only tell the scale."""
-    scale = getattr(pipe, "guidance_scale", None)
-    return getattr(pipe, "do_classifier_free_guidance", scale is None or scale > 1)
 
 
 @dataclass(eq=False)
-class Factors:
-    """Factors on the logits of one class of queries: a number, one per batch and head, one per key."""
+class LogitScale:
+    """What the logits of one class of queries are multiplied by: the product of these three."""
 
     number: float = 1.0
     per_head: torch.Tensor | None = None  # (B, H, 1, 1)
     per_key: torch.Tensor | None = None  # (1 or B, 1 or H, Lk, 1)
 
     def multiply(self, factor: float | torch.Tensor) -> None:
-        """Take one more factor: a float, a (B, H, 1, 1) or a (1 or B, 1 or H, Lk, 1) tensor."""
+        """Multiply by a number, by a (B, H, 1, 1) tensor or by a (1 or B, 1 or H, Lk, 1) tensor."""
         if isinstance(factor, (int, float)):
             self.number *= factor
         elif factor.shape[2] == 1:
@@ -62,18 +36,30 @@ class Factors:
         else:
             self.per_key = factor if self.per_key is None else self.per_key * factor
 
-    def same_as(self, other: Factors) -> bool:
-        """Whether both are the very same factors."""
+    def same_as(self, other: LogitScale) -> bool:
+        """Whether both hold the very same numbers and tensors."""
         return self.number == other.number and self.per_head is other.per_head and self.per_key is other.per_key
+
+
+@dataclass(frozen=True)
+class BlockInput:
+    """What a block was given, after the methods' `edit_block`: video tokens (B, L, C); image and text tokens (B, N, C)."""
+
+    hidden_states: torch.Tensor
+    encoder_hidden_states: torch.Tensor
 
 
 @dataclass
 class AttentionCall:
-    """query (B, H, Lq, D), key and value (B, H, Lk, D); mask as SDPA takes it; site "self", "image", "text" or "joint".
+    """One call of scaled dot-product attention; methods change it in `edit`.
 
-    queries, keys: what the tokens are; reference: positions of the reference frame among the keys, None if there is
-    none. Methods multiply `video` or `other` factors (logits of video queries, of text and image queries) and add to
-    `bias` (Lq,), the bias on the reference frame's keys in the conditional samples.
+    query: (B, H, Lq, D). key, value: (B, H, Lk, D). mask, scale: as SDPA takes them. A method may replace query, key and
+    value by tensors of the same shape.
+    site: "self", "image", "text" or "joint". block, context, layout: where in the model and in the sampling loop.
+    queries, keys: which token is what. reference: positions of the reference frame among the keys, None without one.
+    video_logits, other_logits: `.multiply(factor)` scales the logits of video queries, and of text and image queries.
+    bias: (Lq,), added to the logits of the reference frame's keys in the conditional samples; None for no bias.
+    block_input: what entered the block; None unless an attached method has `edit_block` or `reads_block_input`.
     """
 
     query: torch.Tensor
@@ -83,36 +69,37 @@ class AttentionCall:
     scale: float
     site: str
     block: Block
-    moment: Moment
+    context: ForwardContext
     layout: Layout
     queries: Tokens
     keys: Tokens
     reference: slice | None
-    video: Factors = field(default_factory=Factors)
-    other: Factors = field(default_factory=Factors)
+    video_logits: LogitScale = field(default_factory=LogitScale)
+    other_logits: LogitScale = field(default_factory=LogitScale)
     bias: torch.Tensor | None = None
+    block_input: BlockInput | None = None
 
     def conditional(self) -> slice:
         """The samples of the batch that belong to the conditional branch."""
-        batch, branch = self.query.shape[0], self.moment.branch
-        return slice({"cond": 0, "uncond": batch, "both": batch // 2}[branch], batch)
+        return self.context.conditional(self.query.shape[0])
 
-    def classes(self) -> list[tuple[slice, Factors]]:
-        """Query ranges and their factors: one range if all queries have the same or are of one class."""
+    def query_classes(self) -> list[tuple[slice, LogitScale]]:
+        """Ranges of queries with the scale of their logits: a single range if it is the same for all."""
         video, count = self.queries.video, self.query.shape[2]
-        if video == slice(0, count) or self.video.same_as(self.other):
-            return [(slice(0, count), self.video)]
-        ranges = [(slice(0, video.start), self.other), (video, self.video), (slice(video.stop, count), self.other)]
-        return [(rows, factors) for rows, factors in ranges if rows.stop > rows.start]
+        if video == slice(0, count) or self.video_logits.same_as(self.other_logits):
+            return [(slice(0, count), self.video_logits)]
+        before, after = slice(0, video.start), slice(video.stop, count)
+        classes = [(before, self.other_logits), (video, self.video_logits), (after, self.other_logits)]
+        return [(rows, logits) for rows, logits in classes if rows.stop > rows.start]
 
-    def scaled(self, rows: slice, factors: Factors) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """(query of `rows`, key, scale) whose plain logits are the edited ones, bias apart."""
+    def scaled(self, rows: slice | torch.Tensor, logits: LogitScale) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """(query of `rows`, key, scale) whose plain logits are the scaled ones; the bias is not in them."""
         query, key = self.query[:, :, rows], self.key
-        if factors.per_head is not None:
-            query = query * factors.per_head.to(query.dtype)
-        if factors.per_key is not None:
-            key = key * factors.per_key.to(key.dtype)
-        return query, key, self.scale * factors.number
+        if logits.per_head is not None:
+            query = query * logits.per_head.to(query.dtype)
+        if logits.per_key is not None:
+            key = key * logits.per_key.to(key.dtype)
+        return query, key, self.scale * logits.number
 
     def rows_of_mask(self, rows: slice) -> torch.Tensor | None:
         """The mask's part for the queries `rows`."""
@@ -120,11 +107,11 @@ class AttentionCall:
 
     def compute(self) -> torch.Tensor:
         """The attention output (B, H, Lq, D) of the call as the methods left it."""
-        outs = [self._attend(rows, factors) for rows, factors in self.classes()]
+        outs = [self._attend(rows, logits) for rows, logits in self.query_classes()]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
 
-    def _attend(self, rows, factors):
-        query, key, scale = self.scaled(rows, factors)
+    def _attend(self, rows, logits):
+        query, key, scale = self.scaled(rows, logits)
         mask, value = self.rows_of_mask(rows), self.value
         if self.bias is None:
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)

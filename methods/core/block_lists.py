@@ -1,19 +1,12 @@
-"""When and where a method acts: step windows and lists of blocks, as the papers and their released code state them."""
+"""In which transformer blocks a method acts: lists by name, published ones and measured ones."""
 
 from __future__ import annotations
 
 import json
-import math
 from functools import lru_cache
 from pathlib import Path
 
-from .attention_call import Moment
-from .token_layout import FRAMEPACK, WAN, Block
-
-# AlignVid F.3: fractions t / T of the denoising steps.
-FRACTIONS = {"early": (0.0, 0.30), "middle": (0.35, 0.65), "late": (0.70, 1.0), "all": (0.0, 1.0)}
-# Its released code instead compares the time that the model is given, in 0..1000: low < t <= high.
-TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.inf, 600.0), "all": (-math.inf, math.inf)}
+from ..families import FRAMEPACK, WAN, Block
 
 # AlignVid table 10 (values of the released code), of FramePack only the single-stream blocks; Focal Guidance's weak ones.
 PUBLISHED_BLOCKS = {
@@ -25,28 +18,6 @@ PUBLISHED_BLOCKS = {
 
 # Lists that were measured as AlignVid's section 5.2 says, by family and number of blocks.
 CALIBRATED = Path(__file__).parents[1] / "calibrated_blocks.json"
-
-
-def check_window(window: str | tuple[float, float]) -> None:
-    """Raise ValueError unless `window` is a name or (from, to) with 0 <= from < to <= 1."""
-    if isinstance(window, str):
-        if window not in FRACTIONS:
-            raise ValueError(
-                f"window {window!r}: allowed are {', '.join(FRACTIONS)} or (from, to) in fractions of the steps"
-            )
-    elif not (len(window) == 2 and 0 <= window[0] < window[1] <= 1):
-        raise ValueError(f"window {window!r}: (from, to) must satisfy 0 <= from < to <= 1")
-
-
-def in_window(window: str | tuple[float, float], moment: Moment, *, by_time: bool = False) -> bool:
-    """Is this forward inside the window? by_time: by the thresholds of AlignVid's released code, for named windows."""
-    if window == "all":
-        return True
-    if by_time and isinstance(window, str):
-        low, high = TIMES[window]
-        return low < moment.timestep <= high
-    low, high = FRACTIONS[window] if isinstance(window, str) else window
-    return low - 1e-9 <= moment.fraction <= high + 1e-9
 
 
 @lru_cache
