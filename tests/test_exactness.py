@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from methods import AlignVid, DyMoS, steer
 from methods.align_vid import SITES
-from methods.core.log_sum_exp import attention_with_lse, biased_attention
 from methods.core.attention_statistics import statistics
+from methods.core.log_sum_exp import attention_with_lse, biased_attention
 
 CONDITIONING = {"text": {"text", "text_padding"}, "image": {"image"}, "conditioning": {"text", "text_padding", "image"}}
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
