@@ -18,6 +18,11 @@ Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
 
 
+def study_folder(study: str, backbone: str = "") -> Path:
+    """Where a study's tables go: a folder per lineage, the first part of the backbone's name."""
+    return Path("results/studies") / study / backbone.split("-")[0]
+
+
 @app.command()
 def settings():
     """Write what params.yaml comes to for each lineage into build/settings, where stages see what changed for them."""
@@ -107,23 +112,26 @@ def attention(sweeps: Sweeps = None, full: Full = False):
 
 @app.command()
 def maps(sweep: str, samples: int = 4, workers: Workers = None):
-    """Attention maps of the first samples of a sweep into results/attention/SWEEP-maps.csv."""
+    """Attention maps of the first samples of a sweep into results/studies/token-maps/LINEAGE/STUDY.csv."""
     from .attention.token_maps import attention_maps
     from .videos.generate import default_executor
 
+    parameters = load_parameters()
+    folder = study_folder("token-maps", parameters.sweeps[sweep].backbone)
     with default_executor(workers) as executor:
-        out = Path("results/attention") / f"{sweep}-maps.csv"
-        attention_maps(load_parameters(), sweep, executor, samples=samples, out=out)
+        out = folder / f"{sweep.removeprefix(f'{folder.name}-')}.csv"
+        attention_maps(parameters, sweep, executor, samples=samples, out=out)
 
 
 @app.command()
 def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Workers = None):
-    """How strongly each layer responds to the prompt's words, into results/attention/semantic-*-BACKBONE.csv."""
+    """How strongly each layer responds to the prompt's words, into results/studies/semantic-layers."""
     from .attention.semantic_layers import semantic_layers
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        semantic_layers(load_parameters(), backbone, executor, samples=samples, out=Path("results/attention"))
+        out = study_folder("semantic-layers", backbone)
+        semantic_layers(load_parameters(), backbone, executor, samples=samples, out=out)
 
 
 @app.command()
@@ -133,12 +141,12 @@ def foreground(
     segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
     workers: Workers = None,
 ):
-    """Which blocks look at the foreground, into results/attention/foreground*-BACKBONE.csv."""
+    """Which blocks look at the foreground, into results/studies/foreground."""
     from .attention.foreground_ratio import foreground
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = Path("results/attention")
+        out = study_folder("foreground", backbone)
         foreground(load_parameters(), backbone, executor, samples=samples, out=out, segmenter=segmenter)
 
 
@@ -147,18 +155,18 @@ def calibrate(backbones: list[str]):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
     from .attention.calibrated_blocks import write_preset
 
-    for name, blocks in write_preset(load_parameters(), backbones, Path("results/attention")).items():
+    for name, blocks in write_preset(load_parameters(), backbones, study_folder("foreground")).items():
         print(f"{name}: {blocks}")
 
 
 @app.command()
 def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn: int = 1, workers: Workers = None):
-    """Where words are found in the references, and what METHOD's cache sees: results/attention/focal-*.csv."""
+    """Where words are found in the references, and what METHOD's cache sees: results/studies/keyword-anchors."""
     from .attention.keyword_anchors import focal_study
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = Path("results/attention")
+        out = study_folder("keyword-anchors", backbone)
         focal_study(load_parameters(), backbone, method, executor, samples=samples, drawn=drawn, out=out)
 
 

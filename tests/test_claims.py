@@ -60,7 +60,7 @@ def test_every_setting_is_made_by_a_sweep_of_some_model(claims):
 
 def test_measures_are_columns_of_the_scores():
     assert set(SCORES) <= set(pd.read_csv(ROOT / "results/scores/baseline.csv", nrows=1).columns)
-    layers = pd.read_csv(ROOT / "results/attention/semantic-layers-wan-i2v.csv", nrows=1)
+    layers = pd.read_csv(ROOT / "results/studies/semantic-layers/wan/layers.csv", nrows=1)
     assert {"morans_i", "std"} <= set(layers.columns)
 
 
@@ -254,13 +254,13 @@ def test_attention_between_frames_against_the_twin(tmp_path):
 
 
 def test_segments_of_a_profile(tmp_path):
-    (tmp_path / "attention").mkdir()
+    (folder := tmp_path / "studies/semantic-layers/wan").mkdir(parents=True)
     rows = [
         {"sample": s, "words": w, "space": "hidden", "step": t, "block": b, "std": 1.0,
          "morans_i": (0.5 - 0.2 * (3 <= b < 6) + 0.01 * (s % 3) + 0.1 * t) * (w == "keywords")}
         for s in range(12) for w in ("keywords", "others") for t in range(2) for b in range(9)
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "attention/semantic-layers-wan-i2v.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "layers.csv", index=False)
     middle, rest = {"blocks": "middle third"}, [{"blocks": "first third"}, {"blocks": "last third"}]
     tests = [difference(middle, rest, "lower", "morans_i"), difference(middle, rest, "higher", "morans_i")]
     tests += [difference(middle, rest, "lower", "std"), difference(middle | A, rest, "lower", "std")]
@@ -274,15 +274,15 @@ def test_segments_of_a_profile(tmp_path):
     [((0, 1, 2, 3, 4), "supported", 100), ((6, 7, 8, 9), "contradicted", 0), ((2, 7), "inconclusive", 50)],
 )
 def test_calibrated_blocks_in_the_first_half(tmp_path, listed, word, share):
-    (tmp_path / "attention").mkdir()
+    (folder := tmp_path / "studies/foreground/wan").mkdir(parents=True)
     rows = [
         {"sample": s, "mask": m, "definition": "per token", "block": b, "ratio": 0.6 if b in listed and m == "pixels" else 0.4}
         for s in range(12) for m in ("pixels", "noise") for b in range(10)
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "attention/foreground-wan-i2v.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "ratios.csv", index=False)
     row = decided(tmp_path, [{"kind": "first-half"}], []).iloc[0]
     assert (row["verdict"], row["effect"], row["n"]) == (word, share, 12)
-    (tmp_path / "attention/foreground-wan-i2v.csv").unlink()
+    (folder / "ratios.csv").unlink()
     assert decided(tmp_path, [{"kind": "first-half"}], [])["verdict"][0] == "not run"
 
 

@@ -40,7 +40,7 @@ def test_the_study_writes_words_and_maps(tmp_path):
     small = parameters.model_copy(update={"backbones": backbones})
     words = focal_study(small, "wan-i2v", "focal-full", Here(), samples=2, drawn=1, out=tmp_path)
     assert set(words["kind"]) == {"colour", "shape", "keywords"} and words["sample"].nunique() == 2
-    maps = (tmp_path / "focal-maps.csv").read_text()
+    maps = (tmp_path / "maps.csv").read_text()
     for what in ("similarity", "weight", "cache, plain", "cache, guided"):
         assert what in maps
     assert expand(parameters, "focal")  # every sweep of the study can be expanded

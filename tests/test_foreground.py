@@ -23,9 +23,9 @@ from analysis.attention.calibrated_blocks import calibrate, jaccard, write_prese
 from analysis.attention.foreground_masks import inner_points, load_sam2, sam2_mask
 from analysis.attention.foreground_ratio import agreement, foreground_ratios, measure, pca_mask, pixel_mask
 from analysis.attention.latent_estimates import estimates, noisy_and_prediction
-from analysis.attention.semantic_layers import study_cells
 from analysis.study.parameters import load_parameters
 from analysis.videos.generate import load_pipeline
+from analysis.videos.study_videos import study_cells
 from methods import AlignVid, steer
 from methods.core import block_lists
 from methods.core.block_lists import choose_blocks
@@ -158,14 +158,16 @@ def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
     other = {"family": "WanTransformer3DModel", "count": 40, "blocks": [7], "source": "elsewhere"}
     path.write_text(json.dumps([other]))
     for name, values in (("wan-i2v", [0.6, 0.4, 0.7]), ("cogvideox-i2v", [0.4, 0.9]), ("wan-i2v", [0.3, 0.4, 0.7])):
-        scores([values] * 3).to_csv(tmp_path / f"foreground-{name}.csv", index=False)
+        folder = tmp_path / name.split("-")[0]
+        folder.mkdir(exist_ok=True)
+        scores([values] * 3).to_csv(folder / "ratios.csv", index=False)
         assert write_preset(parameters, [name], tmp_path, path)[name] == [i for i, v in enumerate(values) if v > 0.5]
     cogvideox, wan, kept = json.loads(path.read_text())
     assert kept == other and wan["blocks"] == [2] and wan["count"] == 3
     assert cogvideox["family"] == "CogVideoXTransformer3DModel" and cogvideox["blocks"] == [1]
     assert cogvideox["source"].endswith("cogvideox-i2v, 3 prompts") and path.read_text().endswith("]\n")
-    with pytest.raises(ValueError, match=r"foreground-wan-t2v\.csv: run"):
-        write_preset(parameters, ["wan-t2v"], tmp_path, path)
+    with pytest.raises(ValueError, match=r"elsewhere/wan/ratios\.csv: run"):
+        write_preset(parameters, ["wan-t2v"], tmp_path / "elsewhere", path)
 
 
 def test_the_shipped_preset_steers_the_testbed():
@@ -276,14 +278,14 @@ def test_joint_attention_received_and_masks_of_one_video(tmp_path, monkeypatch):
     """Against an explicit softmax in float64, and against what the sampler ends at."""
     backbone = cogvideox_backbone(tmp_path)
     parameters = load_parameters().model_copy(update={"backbones": {"joint": backbone}})
-    cells, images = study_cells(parameters, "joint", 1)
+    ((cell, image),) = study_cells(parameters, "joint", 1)
     pipe, calls, latents, decoded = load_pipeline(backbone), [], [], []
     for block in pipe.transformer.transformer_blocks:
         block.attn1.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
     plain, decode = foreground.pca_mask, pipe.vae.decode
     monkeypatch.setattr(foreground, "pca_mask", lambda x, *a: (latents.append((x, *a)), plain(x, *a))[1])
     monkeypatch.setattr(pipe.vae, "decode", lambda z, **k: (decoded.append(z), decode(z, **k))[1])
-    measured = measure(cells[0], images[cells[0].key], backbone)
+    measured = measure(cell, image, backbone)
     assert measured.received.shape == (2, 10, 192)
     assert {k: m.shape for k, m in measured.masks.items()} == dict.fromkeys(foreground.MASKS, (2, 192))
     for step, block in ((0, 0), (1, 4), (1, 9)):

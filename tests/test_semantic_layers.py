@@ -13,22 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_testbed import cogvideox_backbone, query_and_key
 
+from analysis.attention.morans_i import morans_i
 from analysis.attention.semantic_layers import (
     SPACES,
     WordMaps,
+    block_scores,
     is_keyword,
-    maps_of,
-    morans_i,
+    keyword_maps,
     normalised,
     record_maps,
-    scores_of,
-    study_cells,
-    tiled,
     weak_layers,
-    words_of,
+    word_positions,
 )
 from analysis.study.parameters import load_parameters
 from analysis.videos.generate import load_pipeline, sample_video
+from analysis.videos.study_videos import study_cells
 from methods.families import describe
 from testbed.models import SLOTS
 
@@ -111,23 +110,23 @@ def recorded():
     """One video in two steps: its recorder, words, and what went into the cross-attention of every block."""
     parameters = load_parameters()
     backbone = parameters.backbones["wan-i2v"].model_copy(update={"steps": 2})
-    cells, images = study_cells(parameters, "wan-i2v", 1)
+    ((cell, image),) = study_cells(parameters, "wan-i2v", 1)
     pipe = load_pipeline(backbone)
     transformer = pipe.transformer
-    words = words_of(pipe.tokenizer, cells[0].prompt)
+    words = word_positions(pipe.tokenizer, cell.prompt)
     calls, outputs = [], []
     hooks = [b.attn2.register_forward_pre_hook(lambda _, args: calls.append(args[:2])) for b in transformer.blocks]
     hooks += [b.register_forward_hook(lambda _, args, out: outputs.append(out)) for b in transformer.blocks]
     plain = {n: len(m._forward_hooks) for n, m in transformer.named_modules()}
     with record_maps(pipe, list(words.values())) as recorder:
-        video, _ = sample_video(cells[0], backbone, images[cells[0].key])
+        video, _ = sample_video(cell, backbone, image)
     for hook in hooks:
         hook.remove()
     left = {n: len(m._forward_hooks) for n, m in transformer.named_modules()}
-    again, _ = sample_video(cells[0], backbone, images[cells[0].key])
+    again, _ = sample_video(cell, backbone, image)
     return {
         "recorder": recorder, "words": words, "calls": calls, "outputs": outputs, "transformer": transformer,
-        "unchanged": np.array_equal(video, again), "hooks": [plain, left], "prompt": cells[0].prompt,
+        "unchanged": np.array_equal(video, again), "hooks": [plain, left], "prompt": cell.prompt,
     }  # fmt: skip
 
 
@@ -175,27 +174,16 @@ def test_recording_changes_nothing_and_leaves_nothing(recorded):
 
 def test_rows_of_one_video(recorded):
     words = list(recorded["words"])
-    table = pd.DataFrame(scores_of(recorded["recorder"], words, "x"))
+    table = pd.DataFrame(block_scores(recorded["recorder"], words, "x"))
     assert len(table) == 2 * 2 * 2 * 10 and table.notna().all().all()
     assert table["morans_i"].between(-1, 1).all() and table["std"].between(0, 0.5).all()
     keywords = [i for i, w in enumerate(words) if is_keyword(w)]
     expected = morans_i(recorded["recorder"].maps["hidden", 1, 5][keywords]).mean()
     row = table.query("words == 'keywords' and space == 'hidden' and step == 1 and block == 5")
     assert row["morans_i"].item() == pytest.approx(expected)
-    maps = maps_of(recorded["recorder"], words, "x")
+    maps = keyword_maps(recorded["recorder"], words, "x")
     assert set(maps["word"]) == {"yellow", "cyan"} and len(maps) == 2 * 2 * 1 * 10 * 64
     assert maps["value"].between(0, 1).all()
-
-
-def test_maps_are_tiled_with_blocks_across_and_steps_down():
-    step, block, row, column = (x.ravel() for x in np.indices((2, 3, 2, 4)))
-    maps = pd.DataFrame({"step": 3 * step, "block": block, "row": row, "column": column})
-    maps["value"] = 1000.0 * maps["step"] + 100 * block + 10 * row + column
-    picture, ticks = tiled(maps.sample(frac=1, random_state=0))
-    assert picture.shape == (2 * 3, 3 * 5) and picture[3 + 1, 2 * 5 + 3] == 3213
-    assert np.isnan(picture[2]).all() and np.isnan(picture[:, 4]).all() and np.isnan(picture).sum() == 2 * 15 + 4 * 3
-    assert ticks["xticklabels"] == [0, 1, 2] and ticks["yticklabels"] == [0, 3]
-    assert ticks["xticks"].tolist() == [2.5, 7.5, 12.5] and ticks["yticks"].tolist() == [1.5, 4.5]
 
 
 # Joint attention -----------------------------------------------------------------------------------------------------
@@ -205,7 +193,7 @@ def joint(tmp_path_factory):
     backbone = cogvideox_backbone(tmp_path_factory.mktemp("cogvideox"))
     parameters = load_parameters()
     parameters = parameters.model_copy(update={"backbones": {"joint": backbone}})
-    cells, images = study_cells(parameters, "joint", 1)
+    ((cell, image),) = study_cells(parameters, "joint", 1)
     pipe = load_pipeline(backbone)
     transformer, calls, outputs, texts = pipe.transformer, [], [], []
     hooks = [
@@ -214,14 +202,14 @@ def joint(tmp_path_factory):
     ]
     hooks += [b.register_forward_hook(lambda _, args, out: outputs.append(out)) for b in transformer.transformer_blocks]
     hooks.append(transformer.patch_embed.register_forward_hook(lambda _, args, out: texts.append(args[0])))
-    words = words_of(pipe.tokenizer, cells[0].prompt)
+    words = word_positions(pipe.tokenizer, cell.prompt)
     with record_maps(pipe, list(words.values())) as recorder:
-        video, _ = sample_video(cells[0], backbone, images[cells[0].key])
+        video, _ = sample_video(cell, backbone, image)
     for hook in hooks:
         hook.remove()
-    again, _ = sample_video(cells[0], backbone, images[cells[0].key])
+    again, _ = sample_video(cell, backbone, image)
     with record_maps(pipe, [[SLOTS]]), pytest.raises(ValueError, match=f"token {SLOTS}; the model gets {SLOTS}"):
-        sample_video(cells[0], backbone, images[cells[0].key])
+        sample_video(cell, backbone, image)
     return {
         "recorder": recorder, "words": words, "calls": calls, "outputs": outputs, "texts": texts,
         "transformer": transformer, "unchanged": np.array_equal(video, again),
@@ -232,7 +220,7 @@ def test_joint_maps_of_every_step_and_block(joint):
     maps, words = joint["recorder"].maps, joint["words"]
     assert set(maps) == {(space, step, block) for space in SPACES for step in range(2) for block in range(10)}
     assert {m.shape for m in maps.values()} == {(len(words), 3, 8, 8)}
-    table = pd.DataFrame(scores_of(joint["recorder"], list(words), "x"))
+    table = pd.DataFrame(block_scores(joint["recorder"], list(words), "x"))
     assert len(table) == 2 * 2 * 2 * 10 and table.notna().all().all()
     assert joint["unchanged"]
 

@@ -1,4 +1,4 @@
-"""AlignVid's list of calibrated blocks, from the foreground ratios that analysis.foreground measured (section 5.2)."""
+"""AlignVid's list of calibrated blocks, from the foreground ratios that analysis.attention.foreground_ratio measured (section 5.2)."""
 
 from __future__ import annotations
 
@@ -73,12 +73,15 @@ def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mas
 def write_preset(
     parameters: Parameters, backbones: list[str], folder: Path, path: Path = PRESET
 ) -> dict[str, list[int]]:
-    """{backbone: its calibrated blocks}, by the pixels' mask and the ratio per token; written into the JSON at `path`, which
-    keeps the lists of other families and numbers of blocks. Raises ValueError for a backbone that was not measured."""
+    """{backbone: its calibrated blocks}, by the pixels' mask and the ratio per token, from `<folder>/<lineage>/ratios.csv`.
+
+    Written into the JSON at `path`, which keeps the lists of other families and numbers of blocks. Raises ValueError for a
+    backbone that was not measured.
+    """
     known = {(e["family"], e["count"]): e for e in (json.loads(path.read_text()) if path.is_file() else [])}
     found = {}
     for name in backbones:
-        table = folder / f"foreground-{name}.csv"
+        table = folder / name.split("-")[0] / "ratios.csv"
         if name not in parameters.backbones or not table.is_file():
             raise ValueError(f"no {table}: run `python -m analysis foreground --backbone {name}` first")
         scores = pd.read_csv(table)

@@ -7,28 +7,32 @@ video tell how good that is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 
-from methods.families import describe, inputs_by_name, layout_of
+from methods.families import Layout, describe, inputs_by_name, layout_of
 
-from ..study.cells import Cell, canonical, expand
+from ..study.cells import Cell, canonical
 from ..study.files import write_table
-from ..study.parameters import Backbone, Parameters, Sweep
-from ..study.progress import track
-from ..videos.generate import load_pipeline, reference_files, sample_video
+from ..study.parameters import Backbone, Parameters
+from ..videos.generate import load_pipeline, sample_video
+from ..videos.study_videos import study_videos
 from .calibrated_blocks import calibrate
 from .foreground_masks import inner_points, load_sam2, sam2_mask, two_means
 from .latent_estimates import estimates, noisy_and_prediction
 
 MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
+DRAWN = 2  # samples whose masks and attention are kept to be looked at
 DEFINITIONS = ("mass", "tokens", "per token")
 CHROMA = 30.0  # CIELAB; the world's backgrounds stay below 15
 
@@ -54,7 +58,7 @@ def pca_mask(latent: np.ndarray, patch: tuple[int, int, int] = (1, 1, 1), segmen
     """Foreground by PCA over channels, bool (F' H' W',), of a latent (C, F, H, W) (F.2 of the paper).
 
     The three leading components over all tokens are the pseudo-RGB. Each frame is segmented on its own, by 2-means, or by
-    the SAM 2 model named `segmenter` with the points that 2-means proposes (analysis.segment).
+    the SAM 2 model named `segmenter` with the points that 2-means proposes (analysis.attention.foreground_masks).
     """
     c, f, h, w = latent.shape
     a, b, d = patch
@@ -99,6 +103,14 @@ def foreground_ratios(received: np.ndarray, mask: np.ndarray) -> dict[str, np.nd
         return {"mass": on / (on + off), "tokens": (high & inside).sum(-1) / high.sum(-1), "per token": a / (a + b)}
 
 
+class Step(NamedTuple):
+    """What the transformer got and gave at one denoising step: noisy latent and prediction, each (C, F, H, W)."""
+
+    noisy: torch.Tensor
+    prediction: torch.Tensor
+    layout: Layout
+
+
 @dataclass(frozen=True)
 class Measured:
     """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens."""
@@ -107,10 +119,21 @@ class Measured:
     received: np.ndarray
 
 
-def _keep(seen: list, transformer, args, kwargs, output) -> None:
-    inputs = inputs_by_name(transformer, args, kwargs)
-    x, v = noisy_and_prediction(transformer, inputs, output[0])
-    seen.append((x.cpu(), v.cpu(), layout_of(transformer, inputs)))
+@contextmanager
+def _observed_steps(transformer) -> Iterator[list[Step]]:
+    """A list that grows by one Step per forward of the transformer, while the context is open."""
+    steps = []
+
+    def observe(module, args, kwargs, output) -> None:
+        inputs = inputs_by_name(module, args, kwargs)
+        noisy, prediction = noisy_and_prediction(module, inputs, output[0])
+        steps.append(Step(noisy.cpu(), prediction.cpu(), layout_of(module, inputs)))
+
+    handle = transformer.register_forward_hook(observe, with_kwargs=True)
+    try:
+        yield steps
+    finally:
+        handle.remove()
 
 
 def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | None = None) -> Measured:
@@ -119,24 +142,24 @@ def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | N
     Attention received is that of video queries: in self-attention, or in joint attention, where the part that goes to
     text is left out and the rest scaled to sum to 1.
     """
-    seen, pipe = [], load_pipeline(backbone)
+    pipe = load_pipeline(backbone)
     model = describe(pipe.transformer)
     site = "joint" if "joint" in model.sites else "self"
     cell = replace(cell, record=canonical({"entropy": False, "groups": False, "received": True}))
-    handle = pipe.transformer.register_forward_hook(partial(_keep, seen), with_kwargs=True)
-    try:
+    with _observed_steps(pipe.transformer) as steps:
         video, recording = sample_video(cell, backbone, image_path)
-    finally:
-        handle.remove()
-    layout = seen[0][2]
-    tokens = layout.sequences["joint" if site == "joint" else "video"].video
-    of = partial(recording.attention_received, branch="cond", site=site)
-    received = np.array([[of(s, b.name)[tokens].numpy() for b in model.blocks] for s in range(len(seen))], float)
+    layout = steps[0].layout
+    video_tokens = layout.sequences["joint" if site == "joint" else "video"].video
+
+    def received_at(step: int, block: str) -> np.ndarray:
+        return recording.attention_received(step, block, branch="cond", site=site)[video_tokens].numpy()
+
+    received = np.array([[received_at(i, b.name) for b in model.blocks] for i in range(len(steps))], float)
     received /= received.sum(-1, keepdims=True)
-    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, layout.grid)] * len(seen)}
-    for step, (x, v, _) in enumerate(seen):
-        patch = tuple(n // g for n, g in zip(v.shape[1:], layout.grid, strict=True))
-        for name, latent in estimates(pipe.scheduler, step, x, v).items():
+    masks = {name: [] for name in MASKS} | {"pixels": [pixel_mask(video, layout.grid)] * len(steps)}
+    for i, (noisy, prediction, _) in enumerate(steps):
+        patch = tuple(n // g for n, g in zip(prediction.shape[1:], layout.grid, strict=True))
+        for name, latent in estimates(pipe.scheduler, i, noisy, prediction).items():
             masks[name].append(pca_mask(latent.numpy(), patch, segmenter))
     return Measured({k: np.stack(m) for k, m in masks.items()}, received)
 
@@ -150,28 +173,29 @@ def foreground(
     out: Path,
     segmenter: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the benchmark's first `samples`; writes two tables into the folder `out`.
+    """Measure the benchmark's first `samples`; writes four tables into the folder `out`.
 
-    foreground-<backbone>.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is
-    defined), area (the mask's share of the tokens). foreground-masks-<backbone>.csv: sample, step, mask, block, token,
-    measure, value; per step the agreement with the pixels' mask, and of the first two samples the masks at the first and
-    last step and the attention received, as a multiple of a uniform one, in the blocks with the highest, the middle and
-    the lowest ratio.
+    ratios.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is defined), area (the
+    mask's share of the tokens). agreement.csv: sample, step, mask, measure, value; each PCA mask against the pixels' mask.
+    Of the first DRAWN samples, masks.csv: sample, mask, step, token, value (0 or 1), at the first and the last step; and
+    received.csv: sample, block, token, value; the attention received, mean over steps, as a multiple of a uniform one, in
+    the blocks with the highest, the middle and the lowest ratio.
     """
-    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
-    alone = parameters.model_copy(update={"sweeps": {"foreground": sweep}})
-    images = reference_files(alone, "foreground", cells := expand(alone, "foreground"))
-    one = partial(measure, backbone=parameters.backbones[backbone], segmenter=segmenter)
-    work = executor.map(one, cells, [images[c.key] for c in cells])
-    found = dict(zip([c.sample for c in cells], track(work, len(cells), "foreground"), strict=True))
-    scores = pd.concat([_ratios(sample, m) for sample, m in found.items()], ignore_index=True)
-    chosen = calibrate(scores, "per token")  # by the true mask
-    blocks = np.argsort(-chosen.ratio, kind="stable")[[0, len(chosen.ratio) // 2, -1]].tolist()
-    masks = [_agreements(sample, m) for sample, m in found.items()]
-    masks += [_maps(sample, m, blocks) for sample, m in list(found.items())[:2]]
-    for name, table in (("foreground", scores), ("foreground-masks", pd.concat(masks, ignore_index=True))):
-        write_table(table.round(4), out / f"{name}-{backbone}.csv")
-    return scores
+    measured = study_videos(parameters, backbone, samples, measure, executor, "foreground", segmenter=segmenter)
+    ratios = pd.concat([_ratios(sample, m) for sample, m in measured.items()], ignore_index=True)
+    calibration = calibrate(ratios, "per token")  # by the true mask
+    falling = np.argsort(-calibration.ratio, kind="stable").tolist()
+    blocks = [falling[0], falling[len(falling) // 2], falling[-1]]
+    drawn = list(measured.items())[:DRAWN]
+    tables = {
+        "ratios": ratios,
+        "agreement": pd.concat([_agreements(sample, m) for sample, m in measured.items()]),
+        "masks": pd.concat([_masks(sample, m) for sample, m in drawn]),
+        "received": pd.concat([_received(sample, m, blocks) for sample, m in drawn]),
+    }
+    for name, table in tables.items():
+        write_table(table.round(4), out / f"{name}.csv")
+    return ratios
 
 
 def _ratios(sample: str, measured: Measured) -> pd.DataFrame:
@@ -183,19 +207,32 @@ def _ratios(sample: str, measured: Measured) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio", "area"])
 
 
-def _rows(sample: str, values, measure: str, step="", mask="", block="", token="") -> pd.DataFrame:
-    columns = {"sample": sample, "step": step, "mask": mask, "block": block, "token": token, "measure": measure}
-    return pd.DataFrame(columns | {"value": np.asarray(values, float)})
-
-
 def _agreements(sample: str, measured: Measured) -> pd.DataFrame:
-    steps, masks = range(len(measured.received)), measured.masks
-    found = {name: agreement(masks[name], masks["pixels"]) for name in MASKS[1:]}
-    return pd.concat([_rows(sample, v, kind, steps, name) for name, a in found.items() for kind, v in a.items()])
+    rows = [
+        (sample, step, name, kind, value)
+        for name in MASKS[1:]
+        for kind, values in agreement(measured.masks[name], measured.masks["pixels"]).items()
+        for step, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["sample", "step", "mask", "measure", "value"])
 
 
-def _maps(sample: str, measured: Measured, blocks: list[int]) -> pd.DataFrame:
-    n, ends = measured.received.shape[2], (0, len(measured.received) - 1)
-    drawn = [_rows(sample, m[s], "mask", s, k, "", range(n)) for k, m in measured.masks.items() for s in ends]
-    received = [_rows(sample, n * measured.received[:, b].mean(0), "received", "", "", b, range(n)) for b in blocks]
-    return pd.concat(drawn + received)
+def _masks(sample: str, measured: Measured) -> pd.DataFrame:
+    ends = (0, len(measured.received) - 1)
+    rows = [
+        (sample, name, step, token, int(inside))
+        for name, mask in measured.masks.items()
+        for step in ends
+        for token, inside in enumerate(mask[step])
+    ]
+    return pd.DataFrame(rows, columns=["sample", "mask", "step", "token", "value"])
+
+
+def _received(sample: str, measured: Measured, blocks: list[int]) -> pd.DataFrame:
+    tokens = measured.received.shape[2]
+    rows = [
+        (sample, block, token, tokens * value)
+        for block in blocks
+        for token, value in enumerate(measured.received[:, block].mean(0))
+    ]
+    return pd.DataFrame(rows, columns=["sample", "block", "token", "value"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,11 +19,11 @@ from methods.registry import from_dict
 from testbed.benchmark import draw_benchmark
 from testbed.world import COLOURS
 
-from ..study.cells import Cell, expand
+from ..study.cells import Cell
 from ..study.files import write_table
-from ..study.parameters import Backbone, Parameters, Sweep
-from ..study.progress import track
-from ..videos.generate import load_pipeline, reference_files, sample_video
+from ..study.parameters import Backbone, Parameters
+from ..videos.generate import load_pipeline, sample_video
+from ..videos.study_videos import study_cells, study_videos
 
 
 def object_mask(image: np.ndarray, colour: str, side: int) -> np.ndarray:
@@ -68,49 +67,53 @@ class CacheMaps:
         return hidden
 
 
-def _one(cell: Cell, image: Path, truth, draw: bool, *, backbone: Backbone, guidance: FocalGuidance):
-    """(rows of localisation, rows of maps) of one sample."""
-    pipe = load_pipeline(backbone)
-    everything = replace(guidance, sign=1, select=-1.0)
+def _watch(
+    cell: Cell, image: Path, backbone: Backbone, guidance: FocalGuidance, scenes: dict, drawn: tuple[str, ...]
+) -> tuple[list[dict], list[pd.DataFrame]]:
+    """(rows of the table of words, parts of the table of maps) of one sample. `scenes`: what each reference shows;
+    `drawn`: the samples whose maps are kept, for which a guided video is made, too."""
+    pipe, draw = load_pipeline(backbone), cell.sample in drawn
+    every_word = replace(guidance, sign=1, select=-1.0)
     off = replace(guidance, text=0.0, latent=0.0, cache=0.0)
-    seen = {}
-    for state, method in (("plain", off), ("guided", guidance)):
-        observer = CacheMaps(guidance)
+    observers = {}
+    for state, method in (("plain", off), ("guided", guidance))[: 2 if draw else 1]:
+        observers[state] = observer = CacheMaps(guidance)
         with attach(pipe, [method, observer]):
             sample_video(replace(cell, steering=""), backbone, image)
-            words, found = everything.anchors(pipe), guidance.anchors(pipe)
-        seen[state] = observer
-        if not draw:
-            break
+            words, selected = every_word.anchors(pipe), guidance.anchors(pipe)
     picture, side = np.asarray(Image.open(image).convert("RGB")), words.similarity.shape[-1]
     rows = []
-    for thing in truth.objects:
+    for thing in scenes[cell.sample].objects:
         for kind, word in (("colour", thing.colour), ("shape", thing.shape)):
             if word in words.words:
-                similar = words.similarity[words.words.index(word)].cpu().numpy()
-                area = localisation(similar, object_mask(picture, thing.colour, side))
+                similarity = words.similarity[words.words.index(word)].cpu().numpy()
+                area = localisation(similarity, object_mask(picture, thing.colour, side))
                 rows.append({"sample": cell.sample, "word": word, "kind": kind, "auc": area})
-    keywords = {"sample": cell.sample, "kind": "keywords", "word": " ".join(found.words), "auc": float("nan")}
-    named = [word for word in found.words if word in {r["word"] for r in rows}]
-    return [*rows, keywords], _maps(cell.sample, found, named or found.words[:4], seen) if draw else []
+    named = {row["word"] for row in rows}
+    rows.append({"sample": cell.sample, "word": " ".join(selected.words), "kind": "keywords", "auc": float("nan")})
+    shown = [word for word in selected.words if word in named] or selected.words[:4]
+    return rows, _keyword_maps(cell.sample, selected, shown, observers) if draw else []
 
 
-def _maps(sample: str, found, shown, seen: dict) -> list[pd.DataFrame]:
+def _keyword_maps(sample: str, selected, shown: list[str], observers: dict[str, CacheMaps]) -> list[pd.DataFrame]:
+    """Maps of the words `shown`: similarity and region over the patches, and the cache's at the middle step and frame."""
     parts = []
     for word in shown:
-        k = found.words.index(word)
-        for name, grid in (("similarity", found.similarity[k]), ("weight", found.weights[k])):
-            parts.append(_grid(grid.cpu().numpy(), sample=sample, word=word, what=name, step="", block=""))
-        for state, observer in seen.items():
+        k = selected.words.index(word)
+        for name, grid in (("similarity", selected.similarity[k]), ("weight", selected.weights[k])):
+            parts.append(_as_rows(grid.cpu().numpy(), sample=sample, word=word, what=name, step="", block=""))
+        for state, observer in observers.items():
             frames, rows, columns = observer.grid
+            middle = max(step for step, _ in observer.maps) // 2
             for (step, block), values in observer.maps.items():
-                if step == max(s for s, _ in observer.maps) // 2:
+                if step == middle:
                     grid = values[k].reshape(frames, rows, columns)[frames // 2]
-                    parts.append(_grid(grid, sample=sample, word=word, what=f"cache, {state}", step=step, block=block))
+                    what = f"cache, {state}"
+                    parts.append(_as_rows(grid, sample=sample, word=word, what=what, step=step, block=block))
     return parts
 
 
-def _grid(values: np.ndarray, **labels) -> pd.DataFrame:
+def _as_rows(values: np.ndarray, **labels) -> pd.DataFrame:
     rows, columns = np.indices(values.shape)
     return pd.DataFrame(labels | {"row": rows.ravel(), "column": columns.ravel(), "value": values.ravel()})
 
@@ -118,25 +121,21 @@ def _grid(values: np.ndarray, **labels) -> pd.DataFrame:
 def focal_study(
     parameters: Parameters, backbone: str, method: str, executor: Executor, *, samples: int, drawn: int, out: Path
 ) -> pd.DataFrame:
-    """Write `<out>/focal-words.csv` and `focal-maps.csv` for the benchmark's first samples under `methods.<method>`.
+    """Write `<out>/words.csv` and `maps.csv` for the benchmark's first samples under `methods.<method>`.
 
     words: per named colour and shape of an object that the reference shows, how well the plain similarity (sign 1) points
     at it (auc), and per sample the keywords that the method selects. maps: for the first `drawn` samples, similarity and
     region over the patches of each keyword that names an object, and Eq. 10's maps of the middle step and latent frame,
     unguided and guided.
     """
-    guidance = next(m for m in map(from_dict, parameters.methods[method]) if isinstance(m, FocalGuidance))
-    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
-    alone = parameters.model_copy(update={"sweeps": {"focal": sweep}})
-    cells = expand(alone, "focal")
-    images = reference_files(alone, "focal", cells)
-    scenes = {record["id"]: scene for record, scene, _ in draw_benchmark(parameters.benchmark.seed)}
-    one = partial(_one, backbone=parameters.backbones[backbone], guidance=guidance)
-    truths, draws = [scenes[c.sample] for c in cells], [i < drawn for i in range(len(cells))]
-    work = executor.map(one, cells, [images[c.key] for c in cells], truths, draws)
-    found = list(track(work, len(cells), "focal study"))
-    words = pd.DataFrame([row for rows, _ in found for row in rows])
-    maps = pd.concat([part for _, parts in found for part in parts], ignore_index=True)
-    for name, table in (("focal-words", words), ("focal-maps", maps)):
+    found = study_videos(
+        parameters, backbone, samples, _watch, executor, "keyword anchors",
+        guidance=next(m for m in map(from_dict, parameters.methods[method]) if isinstance(m, FocalGuidance)),
+        scenes={record["id"]: scene for record, scene, _ in draw_benchmark(parameters.benchmark.seed)},
+        drawn=tuple(cell.sample for cell, _ in study_cells(parameters, backbone, samples)[:drawn]),
+    )  # fmt: skip
+    words = pd.DataFrame([row for rows, _ in found.values() for row in rows])
+    maps = pd.concat([part for _, parts in found.values() for part in parts], ignore_index=True)
+    for name, table in (("words", words), ("maps", maps)):
         write_table(table.round(4), out / f"{name}.csv")
     return words

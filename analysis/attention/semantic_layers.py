@@ -35,40 +35,15 @@ from methods.core.steer import attach
 from methods.families import COGVIDEOX, WAN
 from testbed.world import COLOURS, SHAPES
 
-from ..study.cells import Cell, expand
+from ..study.cells import Cell
 from ..study.files import write_table
-from ..study.parameters import Backbone, Parameters, Sweep
-from ..study.progress import track
-from ..videos.generate import load_pipeline, reference_files, sample_video
+from ..study.parameters import Backbone, Parameters
+from ..videos.generate import load_pipeline, sample_video
+from ..videos.study_videos import study_cells, study_videos
+from .morans_i import morans_i
 
 SPACES = ("hidden", "attention")
 MAP_SAMPLES, MAP_FRAME, MAP_STEPS = 2, 2, (0, 3, 6, 9)  # which maps are kept to be looked at
-
-
-def morans_i(maps: np.ndarray) -> np.ndarray:
-    """Moran's I of each (H, W) map in `maps` (..., H, W): float64 (...), nan for a constant map.
-
-    Weights are 1 between the 8 neighbours of a cell and 0 elsewhere. Focal Guidance's Eq. 3 leaves out the division by
-    the sum of the weights; here it is made, as Moran (1950) defines the coefficient, so that 1 is a perfectly coherent
-    map and -1/(H W - 1) is expected of noise. Without it all values of one map size are larger by one factor.
-    """
-    x = np.asarray(maps, float)
-    height, width = x.shape[-2:]
-    z = x - x.mean((-2, -1), keepdims=True)
-    # Half of the eight directions; the weights are symmetric, and the factor 2 cancels.
-    pairs = [
-        (z[..., :, 1:], z[..., :, :-1]),
-        (z[..., 1:, :], z[..., :-1, :]),
-        (z[..., 1:, 1:], z[..., :-1, :-1]),
-        (z[..., 1:, :-1], z[..., :-1, 1:]),
-    ]
-    weights = sum(a.shape[-2] * a.shape[-1] for a, _ in pairs)
-    together = sum((a * b).sum((-2, -1)) for a, b in pairs)
-    # The mean of equal numbers may be off by a rounding, so that is not what tells a constant map.
-    flat = x.max((-2, -1)) == x.min((-2, -1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = height * width / weights * together / (z**2).sum((-2, -1)) if weights else together
-    return np.where(flat, np.nan, value)
 
 
 def normalised(maps: np.ndarray) -> np.ndarray:
@@ -78,7 +53,7 @@ def normalised(maps: np.ndarray) -> np.ndarray:
     return (x - low) / np.where(high > low, high - low, np.nan)
 
 
-def words_of(tokenizer, prompt: str) -> dict[str, list[int]]:
+def word_positions(tokenizer, prompt: str) -> dict[str, list[int]]:
     """The prompt's words, in order of appearance, with the positions of their tokens (a word may occur twice)."""
     words: dict[str, list[int]] = {}
     ids = tokenizer(prompt).input_ids
@@ -127,7 +102,7 @@ class WordMaps:
         if last >= key.shape[2]:
             raise ValueError(f"the prompt has a word at token {last}; the model gets {key.shape[2]} text tokens")
         self._step, self._grid = call.context.step, call.layout.grid
-        self._keep("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
+        self._store("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
 
     def text_hook(self, module, inputs, output: torch.Tensor) -> None:
         """Forward hook on the text embedder."""
@@ -137,9 +112,9 @@ class WordMaps:
         """Forward hook on a block; it runs after the block's attention has told the step. CogVideoX's blocks return the
         video tokens and the text tokens."""
         video = output[0] if isinstance(output, tuple) else output
-        self._keep("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], self._text[:, None, p], dim=-1))
+        self._store("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], self._text[:, None, p], dim=-1))
 
-    def _keep(self, space, block, similarity) -> None:
+    def _store(self, space, block, similarity) -> None:
         """`similarity(positions)` is (1, tokens, positions)."""
         values = torch.stack([similarity(p)[0].double().mean(-1) for p in self.positions])
         self.maps[space, self._step, block] = values.unflatten(1, self._grid).cpu().numpy()
@@ -167,7 +142,7 @@ def record_maps(pipe, positions: list[list[int]]) -> Iterator[WordMaps]:
                 handle.remove()
 
 
-def scores_of(recorder: WordMaps, words: list[str], sample: str) -> list[dict]:
+def block_scores(recorder: WordMaps, words: list[str], sample: str) -> list[dict]:
     """Rows of Moran's I and standard deviation per (words, space, step, block): means over frames, then over words.
 
     `words` names the recorder's words; keywords and the others are averaged apart.
@@ -185,7 +160,7 @@ def scores_of(recorder: WordMaps, words: list[str], sample: str) -> list[dict]:
     return rows
 
 
-def maps_of(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
+def keyword_maps(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
     """The normalised maps of the first and the last keyword in latent frame MAP_FRAME at MAP_STEPS, one row a token."""
     keywords = [w for w in words if is_keyword(w)]
     parts = []
@@ -201,39 +176,20 @@ def maps_of(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def tiled(maps: pd.DataFrame) -> tuple[np.ndarray, dict[str, list]]:
-    """The maps of one word in one space (rows as of `maps_of`) as one picture, blocks across, steps down, nan between
-    them; and the ticks of its axes, for matplotlib's `ax.set`."""
-    steps, blocks, size = (maps[name].drop_duplicates().sort_values().tolist() for name in ("step", "block", "row"))
-    tiles = maps.sort_values(["step", "block", "row", "column"])["value"].to_numpy()
-    tiles = tiles.reshape(len(steps), len(blocks), len(size), -1)
-    tiles = np.pad(tiles, [(0, 0), (0, 0), (0, 1), (0, 1)], constant_values=np.nan)
-    picture = np.hstack(np.hstack(tiles))
-    middle = [(np.arange(n) + 0.5) * picture.shape[i] / n for i, n in enumerate((len(steps), len(blocks)))]
-    return picture, {"xticks": middle[1], "xticklabels": blocks, "yticks": middle[0], "yticklabels": steps}
-
-
 def record_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[WordMaps, list[str]]:
     """Make a cell's video; the maps of all words of its prompt, and the words."""
     pipe = load_pipeline(backbone)
-    words = words_of(pipe.tokenizer, cell.prompt)
+    words = word_positions(pipe.tokenizer, cell.prompt)
     with record_maps(pipe, list(words.values())) as recorder:
         sample_video(cell, backbone, image_path)
     return recorder, list(words)
 
 
-def _one(job, backbone: Backbone):
-    cell, image_path, kept = job
-    recorder, words = record_video(cell, backbone, image_path)
-    return scores_of(recorder, words, cell.sample), maps_of(recorder, words, cell.sample) if kept else None
-
-
-def study_cells(parameters: Parameters, backbone: str, samples: int) -> tuple[list[Cell], dict[str, Path]]:
-    """The study's videos, unguided, seed 0, and the reference image of each by the cell's key."""
-    sweep = Sweep(backbone=backbone, samples=samples, seeds=[0], guidance_scale=[1.0])
-    parameters = parameters.model_copy(update={"sweeps": {"semantic-layers": sweep}})
-    cells = expand(parameters, "semantic-layers")
-    return cells, reference_files(parameters, "semantic-layers", cells)
+def _measure(cell: Cell, image: Path, backbone: Backbone, drawn: tuple[str, ...]):
+    """(rows of scores, maps or None) of one video; `drawn` names the samples whose maps are kept."""
+    recorder, words = record_video(cell, backbone, image)
+    kept = keyword_maps(recorder, words, cell.sample) if cell.sample in drawn else None
+    return block_scores(recorder, words, cell.sample), kept
 
 
 def semantic_layers(
@@ -241,18 +197,16 @@ def semantic_layers(
 ) -> pd.DataFrame:
     """Record the first `samples` benchmark samples; returns the scores and writes two tables into the folder `out`.
 
-    semantic-layers-<backbone>.csv: sample, words ("keywords" or "others"), space, step, block, morans_i, std.
-    semantic-maps-<backbone>.csv: sample, word, space, step, block, row, column, value (0..1) for the first MAP_SAMPLES.
+    layers.csv: sample, words ("keywords" or "others"), space, step, block, morans_i, std.
+    maps.csv: sample, word, space, step, block, row, column, value (0..1) for the first MAP_SAMPLES.
     Raises ValueError for more samples than the benchmark has.
     """
-    cells, images = study_cells(parameters, backbone, samples)
-    jobs = [(cell, images[cell.key], i < MAP_SAMPLES) for i, cell in enumerate(cells)]
-    one = partial(_one, backbone=parameters.backbones[backbone])
-    parts = list(track(executor.map(one, jobs), len(jobs), "semantic layers"))
-    scores = pd.DataFrame([row for rows, _ in parts for row in rows]).round(4)
-    maps = pd.concat([m for _, m in parts if m is not None], ignore_index=True).round(4)
-    for name, table in (("semantic-layers", scores), ("semantic-maps", maps)):
-        write_table(table, out / f"{name}-{backbone}.csv")
+    drawn = tuple(cell.sample for cell, _ in study_cells(parameters, backbone, min(samples, MAP_SAMPLES)))
+    found = study_videos(parameters, backbone, samples, _measure, executor, "semantic layers", drawn=drawn)
+    scores = pd.DataFrame([row for rows, _ in found.values() for row in rows]).round(4)
+    maps = pd.concat([m for _, m in found.values() if m is not None], ignore_index=True).round(4)
+    for name, table in (("layers", scores), ("maps", maps)):
+        write_table(table, out / f"{name}.csv")
     return scores
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from methods.core.steer import attach
 from ..study.cells import Cell, expand
 from ..study.files import write_table
 from ..study.parameters import Backbone, Parameters
-from ..study.progress import track
 from ..videos.generate import load_pipeline, reference_files, sample_video
+from ..videos.study_videos import each_video
 
 # map -> the sites, one in each family, and the token group that gets the mass. In joint attention "text" holds padding too.
 MAPS = {"words": (("text", "joint"), "text"), "reference": (("self", "joint"), "reference")}
@@ -53,7 +52,7 @@ class MapObserver:
                 self.calls[name] = self.calls.get(name, 0) + 1
 
 
-def _one(cell: Cell, image: Path, backbone: Backbone) -> pd.DataFrame:
+def _watch(cell: Cell, image: Path, backbone: Backbone) -> pd.DataFrame:
     observer = MapObserver()
     with attach(load_pipeline(backbone), [observer]):
         sample_video(replace(cell, record=""), backbone, image)
@@ -71,8 +70,8 @@ def attention_maps(parameters: Parameters, sweep: str, executor: Executor, *, sa
     first = list(dict.fromkeys(c.sample for c in cells))[:samples]
     cells = [c for c in cells if c.sample in first]
     images = reference_files(parameters, sweep, cells)
-    one = partial(_one, backbone=parameters.backbones[parameters.sweeps[sweep].backbone])
-    parts = executor.map(one, cells, [images[c.key] for c in cells])
-    table = pd.concat(track(parts, len(cells), f"maps {sweep}"))
+    backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
+    watched = each_video(_watch, [(c, images[c.key]) for c in cells], executor, f"maps {sweep}", backbone=backbone)
+    table = pd.concat(found for _, found in watched)
     write_table(table, out, "%.4g")
     return table

@@ -104,18 +104,18 @@ class Study:
         """Mean over a part of the blocks, of unsteered videos: cosine of hidden states and text features."""
         if setting.method != "none":
             raise NotRun(f"not run: {measure}, {setting}")
-        table = self.layers("semantic-layers", model)
+        table = self.layers("semantic-layers", model, "layers")
         table = table[(table["words"] == "keywords") & (table["space"] == "hidden")]
         first, end, parts = PARTS[setting.blocks]
         chosen = np.concatenate(np.array_split(np.unique(table["block"]), parts)[first:end])
         means = table[table["block"].isin(chosen)].groupby("sample")[measure].mean()
         return means.rename("value").reset_index().assign(seed=0)
 
-    def layers(self, name: str, model: str) -> pd.DataFrame:
+    def layers(self, study: str, model: str, table: str) -> pd.DataFrame:
         """A table of a study of the blocks. Raises NotRun if there is none of this model."""
-        path = self.beside("attention", f"{name}-{model}.csv")
+        path = self.beside("studies", study, model.split("-")[0], f"{table}.csv")
         if not path.is_file():
-            raise NotRun(f"not run: {name}, {model}")
+            raise NotRun(f"not run: {study}, {model}")
         return pd.read_csv(path)
 
     def beside(self, *parts: str) -> Path:

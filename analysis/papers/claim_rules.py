@@ -92,7 +92,7 @@ def first_half(test: FirstHalf, study: Study, model: str) -> Effect:
     picked blindly; two-sided."""
     from ..attention.calibrated_blocks import calibrate  # loads torch
 
-    table = study.layers("foreground", model)
+    table = study.layers("foreground", model, "ratios")
     found = calibrate(table, "per token")
     half, picked = found.picked.size // 2, int(found.picked.sum())
     chance, seen = stats.hypergeom(found.picked.size, half, picked), found.picked[:half].sum()

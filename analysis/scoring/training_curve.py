@@ -10,14 +10,18 @@ import pandas as pd
 from testbed.train import assemble_one
 
 from ..study.benchmark_samples import load_samples
-from ..study.cells import expand
+from ..study.cells import Cell
 from ..study.files import write_table
-from ..study.parameters import Parameters, Sweep
-from ..study.progress import track
+from ..study.parameters import Backbone, Parameters
 from ..videos.generate import run_cell
+from ..videos.study_videos import each_video, study_cells
 from .score import score_video
 
-SWEEP = "curve"  # the name under which the grid is expanded; its videos go to runs/curve
+FOLDER = "curve"  # its videos go to runs/curve
+
+
+def _make(cell: Cell, image: Path, backbone: Backbone, folder: Path) -> tuple[str, str]:
+    return run_cell(cell, backbone, image, folder)
 
 
 def adherence_curve(
@@ -42,16 +46,13 @@ def adherence_curve(
     rows = []
     for state in states:
         seen = int(state.stem.removeprefix("i2v-"))
-        folder = Path("runs") / SWEEP / name / state.stem
+        folder = Path("runs") / FOLDER / name / state.stem
         assemble_one(lineage, training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
-        sweep = Sweep(backbone=name, samples=samples, seeds=[0], guidance_scale=scales)
-        own = parameters.model_copy(update={"backbones": {name: backbone}, "sweeps": {SWEEP: sweep}})
-        cells = expand(own, SWEEP)
-        images = [parameters.benchmark.folder / records[c.sample]["image-path"] for c in cells]
-        count = len(cells)
-        done = executor.map(run_cell, cells, [backbone] * count, images, [folder] * count)
-        for cell, (status, reason) in zip(cells, track(done, count, f"curve {name} {state.stem}"), strict=True):
+        own = parameters.model_copy(update={"backbones": {name: backbone}})
+        cells = study_cells(own, name, samples, scales)
+        made = each_video(_make, cells, executor, f"curve {name} {state.stem}", backbone=backbone, folder=folder)
+        for cell, (status, reason) in made:
             image = parameters.benchmark.folder / records[cell.sample]["image-path"]
             row = {"key": cell.key, "status": status, "reason": reason, "reference": str(image)}
             scored = score_video(row, records[cell.sample], folder=folder, frames=backbone.frames)
