@@ -64,15 +64,16 @@ def generate(
 ):
     """Make the videos of sweeps of params.yaml in runs/SWEEP, keeping those that exist."""
     parameters = load_parameters(full=full)
+    from .study.workers import stopping
     from .videos.generate import default_executor, generate
 
     if scheduler:
         from dask.distributed import Client
 
-        executor = Client(scheduler).get_executor()
+        running = stopping(Client(scheduler).get_executor())
     else:
-        executor = default_executor(workers)
-    with executor:
+        running = default_executor(workers)
+    with running as executor:
         failures = sum(generate(parameters, sweep, executor, part=shard) for sweep in sweeps or parameters.sweeps)
     if failures:
         print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
@@ -81,10 +82,11 @@ def generate(
 @app.command()
 def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
     """Score the videos of sweeps into results/scores/SWEEP.csv."""
-    from .scoring.score import default_executor, score
+    from .scoring.score import score
+    from .study.workers import stopping, worker_pool
 
     parameters = load_parameters(full=full)
-    with default_executor(workers) as executor:
+    with stopping(worker_pool(workers)) as executor:
         for sweep in sweeps or parameters.sweeps:
             table = score(parameters, sweep, executor)
             means = f"adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}"

@@ -11,21 +11,29 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from .cores import usable_cores
+
 # Without these glibc returns large tensors' memory to the system after every operation; it is read at process start.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 def default_processes() -> int:
     """One process with a GPU, else one per core up to four: two single-threaded ones beat one with two threads."""
-    return 1 if torch.cuda.is_available() else min(4, len(os.sched_getaffinity(0)))
+    return 1 if torch.cuda.is_available() else min(4, usable_cores())
 
 
 def run(function: Callable, processes: int, /, *args, **kwargs) -> None:
-    """Call `function(*args, **kwargs)` in `processes` single-threaded processes joined in a gloo group."""
+    """Call `function(*args, **kwargs)` in `processes` single-threaded processes joined in a gloo group. They end with
+    this call, also when Ctrl-C reaches this process alone."""
     os.environ.update(ALLOCATOR)
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous").as_uri()
-        mp.spawn(_entry, (processes, rendezvous, function, args, kwargs), nprocs=processes)
+        try:
+            mp.spawn(_entry, (processes, rendezvous, function, args, kwargs), nprocs=processes)
+        except KeyboardInterrupt:
+            for child in mp.active_children():
+                child.terminate()
+            raise
 
 
 def _entry(rank, processes, rendezvous, function, args, kwargs):

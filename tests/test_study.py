@@ -103,6 +103,26 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
     assert (world / "results/frames/small.png").exists()
 
 
+def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
+    parameters = read_parameters(world)
+    parameters["sweeps"]["long"] = parameters["sweeps"]["small"] | {"samples": 60}
+    write_parameters(world, parameters)
+    runs = world / "runs/long"
+    process = start(world, "generate", "long", "--workers", "2")
+    while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped; what is finished is kept" in err and "Traceback" not in err
+    made = len(list(runs.glob("[!.]*.mkv")))
+    assert made < 60 and not (runs / "manifest.csv").exists(), "queued videos are dropped"
+
+    parameters["sweeps"]["long"]["samples"] = 3
+    write_parameters(world, parameters)
+    code, _, err = call(world, "generate", "long", "--workers", "1")
+    assert code == 0 and len(pd.read_csv(runs / "manifest.csv")) == 3, err
+
+
 def test_a_changed_grid_costs_its_new_cells_only(world):
     parameters = read_parameters(world)
     parameters["sweeps"]["grid"] = parameters["sweeps"]["small"] | {"samples": 2, "blur": [0.0, 1.0]}

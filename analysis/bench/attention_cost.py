@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from methods import AlignVid, DyMoS, record, steer
 from methods.core.interception import SDPA_ARGUMENTS
+from testbed.cores import usable_cores
 
 from ..study import files as store
 
@@ -34,7 +34,7 @@ def machine_name(device: str) -> str:
     if described.exists():  # says more than `platform` does on Linux
         lines = [line.split(":", 1) for line in described.read_text().splitlines() if line.startswith("model name")]
         name = lines[0][1].strip() if lines else name
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
 class InSelfAttention(TorchFunctionMode):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+
+from testbed.cores import usable_cores
 
 from ..study.files import write_atomically
 from ..study.parameters import Parameters
@@ -18,7 +19,7 @@ def machine() -> str:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return f"{cores} cores, {platform.machine()}, {device}; torch {torch.__version__}, diffusers {version('diffusers')}"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -69,11 +67,6 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
         out |= {"displacement_px": displacement(*oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
         out |= fidelity(video, reference)
     return out
-
-
-def default_executor(workers: int | None = None) -> Executor:
-    """One process per core."""
-    return ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn"))
 
 
 def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFrame:

@@ -10,11 +10,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from concurrent.futures import Executor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from ..study.cells import Cell, expand
 from ..study.files import write_atomically, write_video
 from ..study.parameters import Backbone, Parameters
 from ..study.progress import track
+from ..study.workers import stopping, worker_pool
 from .fast_convolution import convolve_directly
 from .tuned_weights import load_delta
 
@@ -151,11 +151,10 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def default_executor(workers: int | None = None) -> Executor:
+def default_executor(workers: int | None = None) -> AbstractContextManager[Executor]:
     """One process per GPU, or one single-threaded process per core (which beats fewer with more threads)."""
     gpus = torch.cuda.device_count()
-    workers = workers or gpus or len(os.sched_getaffinity(0))
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=None if gpus else _one_thread)
+    return stopping(worker_pool(workers or gpus or None, None if gpus else _one_thread))
 
 
 def shard(cells: list[Cell], part: str | None) -> list[Cell]:
