@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .core.steer import steer
-from .registry import METHODS, from_dict, to_dict
+from .registry import find_methods, from_dict, to_dict
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,9 +24,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", required=True)
     p.add_argument("--negative-prompt", default="")
     p.add_argument(
-        "--method", action="append", default=[], help=f"{', '.join(METHODS)}, or JSON with its settings; repeatable"
+        "--method",
+        action="append",
+        default=[],
+        help=f"{', '.join(find_methods())}, or JSON with its settings; repeatable",
     )
-    p.add_argument("--gamma", type=float, help="strength of the methods given by name")
+    p.add_argument("--gamma", type=float, help="gamma of the methods given by name that have one")
     p.add_argument("-o", "--output", type=Path, required=True, help="video file, .mp4")
     p.add_argument("--height", type=int)
     p.add_argument("--width", type=int)
@@ -41,7 +44,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_methods(names: list[str], gamma: float | None) -> list:
-    """Methods from names and JSON. Raises ValueError for unknown ones, and for a strength that is missing."""
+    """Methods from names and JSON; `gamma` is for those given by name that have such a setting.
+
+    Raises ValueError for an unknown method, a missing setting, and a gamma that no method takes.
+    """
+    known = find_methods()
+    with_gamma = [n for n in names if n in known and "gamma" in known[n].__dataclass_fields__]
+    if gamma is not None and not with_gamma:
+        raise ValueError(f"--gamma {gamma}: none of the methods given by name has a gamma; give settings as JSON")
     found = []
     for name in names:
         if name.lstrip().startswith("{"):
@@ -50,7 +60,7 @@ def read_methods(names: list[str], gamma: float | None) -> list:
             except json.JSONDecodeError as error:
                 raise ValueError(f"--method {name}: not JSON ({error})") from None
         else:
-            settings = {"method": name} | ({} if gamma is None or name in ("lowpass", "focal") else {"gamma": gamma})
+            settings = {"method": name} | ({"gamma": gamma} if gamma is not None and name in with_gamma else {})
         found.append(from_dict(settings))
     return found
 
@@ -113,7 +123,7 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; what a user can mend ends in one line."""
+    """Run the command; user errors end in one line."""
     options = parser().parse_args(arguments)
     try:
         generate(options)

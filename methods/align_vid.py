@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -32,10 +33,10 @@ class AlignVid:
     target: "k" scales the keys of `groups` (Eq. 9), "q" the queries, so all of their logits; joint attention only.
     groups: keys scaled in joint attention: "text", "image", "conditioning" (both) or "all". On CogVideoX the
         image condition is the reference frame.
-    sites: what is scaled in Wan: q_image, k_image, q_text, k_text (cross-attention branches) and self (all keys of
-        self-attention). Naming two of one branch squares the factor, as scaling both does.
+    sites: what is scaled in Wan: q_image, k_image, q_text, k_text (the branches of cross-attention) and self (all keys of
+        self-attention). Query and key of the same branch together scale its logits by gamma squared.
     queries: "video" keeps the logits of text and image queries, "all" scales them too; joint attention only.
-    blocks: "first_half", "all", "calibrated", a published list's name, or a list (see methods.windows).
+    blocks: "first_half", "all", "calibrated", a published list's name, or a list (see core/block_lists.py).
     window: "early" [0, .30], "middle" [.35, .65], "late" [.70, 1], "all" of t / T, or (from, to).
     variant: "paper", or "released" as the authors' code does it: windows are thresholds on the model's time; the scaled
         query of the image branch is used by the text branch again; `self` ignores `blocks`; joint attention scales all
@@ -44,6 +45,9 @@ class AlignVid:
         f(m) = gamma ** (2 sigmoid(-m)): gamma at m = 0, more where logits are low, between 1 and gamma squared.
     Both guidance branches are scaled, as in the released code.
     """
+
+    name: ClassVar[str] = "alignvid"
+    label: ClassVar[str] = "AlignVid"
 
     gamma: float
     _: dataclasses.KW_ONLY
@@ -98,14 +102,14 @@ class AlignVid:
         return site == "joint" or self._power(site) > 0
 
     def _power(self, site: str) -> int:
-        """How many factors of gamma the logits of a Wan site get."""
+        """The power of gamma by which the logits of a Wan site are scaled."""
         power = sum(s == site or s.endswith("_" + site) for s in self.sites)
         if self.variant == "released" and site == "text" and "q_image" in self.sites:
             power += 1  # the query that the image branch scaled is the text branch's query
         return power
 
     def edit(self, call: AttentionCall) -> None:
-        """Multiply the factors of the call."""
+        """Scale the logits of the call."""
         if call.site != "joint":
             factor = self._factor(call, None, slice(None)) if self.energy else self.gamma
             call.video_logits.multiply(factor ** self._power(call.site))

@@ -1,10 +1,11 @@
-"""DyMoS: take a constant off the logits with which generated frames look at the reference frame (arXiv 2605.19398)."""
+"""DyMoS: subtract a constant from the logits of generated frames' queries on the reference frame's keys (arXiv 2605.19398)."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,12 +31,15 @@ class DyMoS:
     gamma: any finite number, in logit units; 0 changes nothing, a negative one ties the video to its reference.
     steps: share of the denoising steps, from the first one, in (0, 1]; at least the first step.
     schedule: h over the latent frames f = 1 .. F - 1: "uniform" 1; "linear" f / (F - 1); "log"
-        log(1 + f) / log F. The formulas (Eqs. 9-11) are lost in the available text; these are the simplest that
-        fit its words: weaker near the reference, 1 at the last frame, log rising faster at first.
+        log(1 + f) / log F. The formulas (Eqs. 9-11) are missing from the available text; these are the simplest that
+        match its description: weaker near the reference, 1 at the last frame, log rising faster at first.
     variant: "paper" leaves the queries of the reference frame alone (appendix C.1), "released" subtracts from them too
         (h = 1), as the older of the two released scripts does.
     Only the conditional branch is changed (Eq. 7), under sequential and batched guidance.
     """
+
+    name: ClassVar[str] = "dymos"
+    label: ClassVar[str] = "DyMoS"
 
     gamma: float
     _: dataclasses.KW_ONLY

@@ -1,8 +1,8 @@
 """Adaptive low-pass guidance (ALG): the prompt is followed under a blurred image condition, in early steps.
 
 In an active step the prediction is u(c) + w (cond(c_lp) - uncond(c_lp)), with c the image condition and c_lp its low-pass
-version: the base keeps the sharp image, the direction of the prompt is taken where details cannot hold it. Elsewhere it is
-plain classifier-free guidance. Filters, schedules and defaults are those of the released code (github choi403/ALG).
+version: the base keeps the sharp image, while the direction of the prompt comes from an image without the details that tie
+the video to it. In all other steps it is plain classifier-free guidance. Filters, schedules and defaults are those of the released code (github choi403/ALG).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import math
 import weakref
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,9 @@ class LowPassGuidance:
     guidance: scale of classifier-free guidance; read from the pipeline if None. HunyuanVideo's pipeline does not tell it.
     Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
     """
+
+    name: ClassVar[str] = "lowpass"
+    label: ClassVar[str] = "Low-pass guidance (ALG)"
 
     _: dataclasses.KW_ONLY
     filter: str = "down_up"
@@ -93,7 +97,9 @@ class LowPassGuidance:
         return False
 
     def watch(self, pipe):
-        """Keep what the pipeline encodes its image with, to encode a filtered one. Raises ValueError without one."""
+        """Note how the pipeline encodes its image, so that a filtered one can be encoded alike.
+
+        Raises ValueError for a bare transformer with space="image"."""
         if self.space == "latent":
             return lambda: None
         if not hasattr(pipe, "prepare_latents"):
@@ -182,7 +188,7 @@ class LowPassGuidance:
 
 def watch_encoding(pipe):
     """Wrap `pipe.prepare_latents` so that ENCODINGS[pipe](edit, key) gives the image condition of the edited image,
-    encoded with the same noise as the sharp one; the result is kept for the next call with the same key. Returns an undo.
+    encoded with the same noise as the sharp one. The last result is cached under its key. Returns an undo.
     """
     original = pipe.prepare_latents
     signature = inspect.signature(original)
@@ -214,7 +220,7 @@ def watch_encoding(pipe):
 
 
 def _clone(generator):
-    """Generators in the same state, so that drawing from the copy leaves the original alone."""
+    """A generator, or list of them, in the same state: drawing from the copy leaves the original as it is."""
     if isinstance(generator, list):
         return [_clone(g) for g in generator]
     return generator.clone_state() if generator is not None else None

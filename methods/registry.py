@@ -1,35 +1,62 @@
-"""Methods as plain dictionaries and back, for parameter files and for the settings written beside a video."""
+"""Methods as plain dictionaries and back, for parameter files and for the settings written beside a video.
+
+A method is found by itself: any module of this package may define a frozen dataclass with the class attributes `name`, by
+which parameter files call it, and `label`, its name in words.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+import importlib
+import inspect
+import pkgutil
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 
-from .align_vid import AlignVid
-from .dymos import DyMoS
-from .focal_guidance import FocalGuidance
-from .low_pass_guidance import LowPassGuidance
+import methods
 
-METHODS = {"alignvid": AlignVid, "dymos": DyMoS, "focal": FocalGuidance, "lowpass": LowPassGuidance}
+
+@cache
+def find_methods() -> dict[str, type]:
+    """name -> class of every method in a module of this package. Raises ValueError for a name that two classes have."""
+    found: dict[str, type] = {}
+    for module in pkgutil.iter_modules(methods.__path__):
+        if module.ispkg or module.name.startswith("_"):
+            continue
+        loaded = importlib.import_module(f"{methods.__name__}.{module.name}")
+        for _, kind in inspect.getmembers(loaded, inspect.isclass):
+            if (
+                kind.__module__ != loaded.__name__
+                or not is_dataclass(kind)
+                or not isinstance(vars(kind).get("name"), str)
+            ):
+                continue
+            if kind.name in found:
+                raise ValueError(f"two methods are called {kind.name!r}: {found[kind.name].__name__}, {kind.__name__}")
+            found[kind.name] = kind
+    return found
+
+
+def required(method: type) -> list[str]:
+    """Names of the settings of a method that have no default."""
+    return [f.name for f in fields(method) if f.default is MISSING and f.default_factory is MISSING]
 
 
 def to_dict(method) -> dict:
     """{"method": name, setting: value, ...}; lists instead of tuples, so that YAML and JSON give it back unchanged."""
-    name = next(n for n, c in METHODS.items() if type(method) is c)
     values = asdict(method)
-    return {"method": name} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return {"method": method.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def from_dict(settings: dict):
-    """The method of a dictionary. Raises ValueError for an unknown method or setting, and for what the method refuses."""
-    settings = dict(settings)
+    """The method of a dictionary. Raises ValueError for an unknown method or setting, for a setting that is missing, and
+    for what the method itself refuses."""
+    settings, known = dict(settings), find_methods()
     name = settings.pop("method", None)
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; allowed are {', '.join(METHODS)}")
-    known = [f.name for f in fields(METHODS[name])]
-    if unknown := [k for k in settings if k not in known]:
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    first = next((f.name for f in fields(METHODS[name]) if not f.kw_only), None)
-    if first is not None and first not in settings:
-        raise ValueError(f"{name} needs {first}")
-    return METHODS[name](*[settings.pop(first)] if first else [], **settings)
+    if name not in known:
+        raise ValueError(f"unknown method {name!r}; allowed are {', '.join(known)}")
+    allowed = [f.name for f in fields(known[name])]
+    if unknown := [k for k in settings if k not in allowed]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(allowed)}")
+    if missing := [k for k in required(known[name]) if k not in settings]:
+        raise ValueError(f"{name} needs {missing[0]}")
+    return known[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

@@ -22,7 +22,8 @@ from analysis.study.parameters import load_parameters
 from analysis.videos.generate import generate
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
-from methods.focal_guidance import RUNS, keyword_maps
+from methods.focal_anchors.pipeline_run import _runs, current_run, forget_run
+from methods.focal_guidance import keyword_maps
 from methods.registry import from_dict, to_dict
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
@@ -195,7 +196,7 @@ def test_latents_and_cache_change_what_enters_weak_blocks(pipe, source):
                 expected += 0.2 * torch.einsum("bkl,kc->blc", cached, visual)
             got = notes[index][0]["hidden"][step].double()
             assert (got - expected).abs().max() < 1e-4 * max(1, expected.abs().max())
-    assert len({key[1] for key in RUNS[pipe].maps}) <= 2  # no more than two steps are kept
+    assert len({key[1] for key in current_run(pipe).similarity_maps}) <= 2  # no more than two steps are kept
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7), st.integers(1, 6), st.integers(0, 2**31))
@@ -256,8 +257,8 @@ def test_what_wraps_the_pipeline_inside_the_context_stays_and_we_pass_through(pi
         ours = pipe.encode_prompt, pipe.encode_image, pipe.prepare_latents
         for name, wrapped in zip(("encode_prompt", "encode_image", "prepare_latents"), ours, strict=True):
             setattr(pipe, name, lambda *args, wrapped=wrapped, **kwargs: wrapped(*args, **kwargs))
-    RUNS.pop(pipe, None)
-    assert torch.equal(video(pipe), plain) and pipe not in RUNS
+    forget_run(pipe)
+    assert torch.equal(video(pipe), plain) and pipe not in _runs
     for name in ("encode_prompt", "encode_image", "prepare_latents"):
         delattr(pipe, name)
     assert torch.equal(video(pipe), plain)

@@ -18,8 +18,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip
+from methods.focal_anchors.pipeline_run import current_run
 from methods.focal_anchors.projection import AnchorProjection, clip_hash, encode_reference, sizes
-from methods.focal_guidance import RUNS
 from methods.registry import from_dict, to_dict
 from testbed import cogvideox
 from testbed.models import SLOTS
@@ -188,7 +188,7 @@ def test_latents_and_cache_change_what_enters_weak_blocks(pipe, files, source, s
                 error = (entered[-1] - expected).abs().max() / expected.abs().max()
                 assert error < (1e-5 if dtype == torch.float32 else 1e-2)
         assert used and 0 < max(used) < 1
-        assert len({key[1] for key in RUNS[pipe].maps}) <= 2 and not RUNS[pipe].entered
+        assert len({key[1] for key in current_run(pipe).similarity_maps}) <= 2
     finally:
         for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
             part.float()

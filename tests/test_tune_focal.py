@@ -25,6 +25,7 @@ from analysis.tuning.tune_focal_guidance import guidances, read_settings, tune_f
 from analysis.videos.generate import load_pipeline
 from analysis.videos.tuned_weights import load_delta
 from methods import FocalGuidance
+from methods.focal_anchors.pipeline_run import current_run
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
 FULL = FocalGuidance(CLIP, weak=(2, 3), select=-0.25, text=1.0, latent=0.3, cache=1.0)
@@ -159,7 +160,7 @@ def test_the_first_pass_fills_the_cache(pipe, clips, tmp_path, monkeypatch):
     def cached(self, context, block):
         out = plain(self, context, block)
         if torch.is_grad_enabled():
-            maps = post_training.RUNS[pipe].maps[self, context.step - 1]
+            maps = current_run(pipe).similarity_maps[self, context.step - 1]
             used.append((out, set(maps), any(m.requires_grad for m in maps.values())))
         return out
 

@@ -23,6 +23,7 @@ from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
 from analysis.tuning.tune_focal_guidance import guidances, new_projection, read_settings, section_of, tune_focal
 from analysis.videos.generate import load_pipeline, sample_video
 from methods import FocalGuidance
+from methods.focal_anchors.pipeline_run import current_run
 from methods.focal_anchors.projection import clip_hash, load_projection
 from testbed import cogvideox
 from testbed.models import SLOTS
@@ -172,7 +173,7 @@ def test_the_first_pass_fills_the_cache(pipe, clips, full, tmp_path, monkeypatch
     def cached(self, context, block):
         out = plain(self, context, block)
         if torch.is_grad_enabled():
-            maps = post_training.RUNS[pipe].maps[self, context.step - 1]
+            maps = current_run(pipe).similarity_maps[self, context.step - 1]
             used.append((out is not None, set(maps), any(m.requires_grad for m in maps.values())))
         return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -53,18 +54,20 @@ class CacheMaps:
     def check(self, model) -> None:
         """Nothing to refuse."""
 
-    def active(self, model, context, block, site) -> bool:
-        """Never inside an attention module."""
-        return False
+    reads_block_input: ClassVar[bool] = True
 
-    def edit_block(self, model, context, block, grid, hidden, encoder_hidden_states):
-        """Note the maps of the tokens that enter a block."""
-        if context.branch == "cond":
-            found, self.grid = self.guidance.anchors(context.pipe), grid
-            if found.words:
-                values = self.guidance._text_values(context.pipe.transformer, block, found, encoder_hidden_states)
-                self.maps[context.step, block.index] = keyword_maps(values, hidden)[0].cpu().numpy()
-        return hidden
+    def active(self, model, context, block, site) -> bool:
+        """In the text attention of every block."""
+        return site == "text" and context.branch == "cond"
+
+    def observe(self, call, out) -> None:
+        """Note the maps of the tokens that enter the block."""
+        pipe = call.context.pipe
+        found, self.grid = self.guidance.anchors(pipe), call.layout.grid
+        if found.words:
+            values = self.guidance.values(pipe, call.value.device).text_values(call, found)
+            entered = call.block_input.hidden_states
+            self.maps[call.context.step, call.block.index] = keyword_maps(values, entered)[0].cpu().numpy()
 
 
 def _watch(

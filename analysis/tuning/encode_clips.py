@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from methods import FocalGuidance
 from methods.focal_anchors.keywords import Anchors
-from methods.focal_guidance import watch_conditions
+from methods.focal_anchors.pipeline_run import watch_conditions
 
 from ..study.files import content_key, read_video, write_atomically
 from ..study.parameters import Backbone

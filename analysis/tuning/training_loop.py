@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 from methods import FocalGuidance, steer
 from methods.families import describe
+from methods.focal_anchors.joint_attention import JointAttentionValues
+from methods.focal_anchors.pipeline_run import forget_run, start_run
 from methods.focal_anchors.projection import AnchorProjection
-from methods.focal_guidance import RUNS, Run
 from testbed.trainer import warmup_cosine
 from testbed.wan import diffuse, sample_timesteps
 
@@ -90,7 +91,7 @@ def weak_blocks(transformer, guidance: FocalGuidance) -> frozenset[int]:
     """Indices of the guidance's weak blocks. Raises ValueError if the guidance cannot work on the transformer."""
     model = describe(transformer)
     guidance.check(model)
-    return guidance._weak(model)
+    return guidance.weak_blocks(model)
 
 
 def order(count: int, tuning: Tuning, step: int) -> list[int]:
@@ -122,17 +123,17 @@ def clip_loss(
     inputs, target = noised(pipe, *given) if joint else wan_noised(*given)
     inputs = {k: v.to(device, torch.float32) if torch.is_tensor(v) else v for k, v in inputs.items()}
     inputs["return_dict"] = False
-    run = RUNS[pipe] = Run(prompt=clip.caption)
+    run = start_run(pipe, clip.caption)
     if guidance is not None:
-        run.found[guidance] = clip.found
+        run.anchors[guidance] = clip.found
         if projection is not None:
-            run.projections[guidance] = projection
+            run.values[guidance] = JointAttentionValues(pipe.transformer, projection)
     with pipe.transformer.cache_context("uncond" if drop else "cond"):
         if guidance is not None and guidance.cache and guidance.cache_from == "previous" and not drop:
             with torch.no_grad():
                 # Not `model`: a process whose caption was dropped has no such pass to synchronise with.
                 pipe.transformer(**inputs)
-            run.maps = {(method, step - 1): maps for (method, step), maps in run.maps.items()}
+            run.similarity_maps = {(method, step - 1): maps for (method, step), maps in run.similarity_maps.items()}
         velocity = model(**inputs)[0]
     return (velocity.float() - target.to(device)).square().mean()
 
@@ -211,7 +212,7 @@ def tune(
                 mean = np.mean(losses[-20:])
                 print(f"{name}: step {step + 1}/{tuning.steps}  loss {mean:.4f}  {left / 60:.1f} min left", flush=True)
                 saved = now
-        RUNS.pop(pipe, None)
+        forget_run(pipe)
         seconds = spent + time.time() - began
         return {k: p.detach().to("cpu", dtype, copy=True) for k, p in chosen.items()}, losses, seconds
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..families import Block, Layout, Tokens
+from ..families import Block, Layout, Model, Tokens
 from .forward_context import ForwardContext
 from .log_sum_exp import biased_attention
 
@@ -55,7 +55,7 @@ class AttentionCall:
 
     query: (B, H, Lq, D). key, value: (B, H, Lk, D). mask, scale: as SDPA takes them. A method may replace query, key and
     value by tensors of the same shape.
-    site: "self", "image", "text" or "joint". block, context, layout: where in the model and in the sampling loop.
+    site: "self", "image", "text" or "joint". block, context, model, layout: where in the sampling loop and in which model.
     queries, keys: which token is what. reference: positions of the reference frame among the keys, None without one.
     video_logits, other_logits: `.multiply(factor)` scales the logits of video queries, and of text and image queries.
     bias: (Lq,), added to the logits of the reference frame's keys in the conditional samples; None for no bias.
@@ -78,6 +78,7 @@ class AttentionCall:
     other_logits: LogitScale = field(default_factory=LogitScale)
     bias: torch.Tensor | None = None
     block_input: BlockInput | None = None
+    model: Model | None = None
 
     def conditional(self) -> slice:
         """The samples of the batch that belong to the conditional branch."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..families import FRAMEPACK, WAN, Block
 
-# AlignVid table 10 (values of the released code), of FramePack only the single-stream blocks; Focal Guidance's weak ones.
+# AlignVid's table 10 (with the values of the released code; for FramePack only single-stream blocks), and Focal Guidance's
+# weak blocks.
 PUBLISHED_BLOCKS = {
     "wan2.1-i2v-14b": [*range(0, 1), *range(2, 8), *range(10, 21), *range(25, 33), 37, 38],
     "wan2.1-i2v-14b-weak": [*range(11, 27)],
@@ -16,7 +17,7 @@ PUBLISHED_BLOCKS = {
     "framepack-f1": [f"single.{i}" for i in [*range(8), *range(12, 17), 18, 19, 20, 23, 25, 29, 32, *range(36, 40)]],
 }
 
-# Lists that were measured as AlignVid's section 5.2 says, by family and number of blocks.
+# Lists measured as in AlignVid's section 5.2, by family and number of blocks.
 CALIBRATED = Path(__file__).parents[1] / "calibrated_blocks.json"
 
 

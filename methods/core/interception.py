@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..families import Block, Layout, attention_modules
+from ..families import Block, Layout, Model, attention_modules
 from .attention_call import AttentionCall, BlockInput
 from .forward_context import ForwardContext
 
@@ -24,6 +24,7 @@ class InterceptSDPA(TorchFunctionMode):
     def __init__(
         self,
         methods: dict[str, list],
+        model: Model,
         block: Block,
         context: ForwardContext,
         layout: Layout,
@@ -31,7 +32,8 @@ class InterceptSDPA(TorchFunctionMode):
     ):
         super().__init__()
         self.methods, self.sites, self.count = methods, list(methods), 0
-        self.block, self.context, self.layout, self.block_input = block, context, layout, block_input
+        self.model, self.block, self.block_input = model, block, block_input
+        self.context, self.layout = context, layout
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -67,6 +69,7 @@ class InterceptSDPA(TorchFunctionMode):
             query, key, arguments["value"], arguments.get("attn_mask"),
             query.shape[-1] ** -0.5 if scale is None else scale, site, self.block, self.context, self.layout, queries, keys,
             self.layout.reference if keys is queries else None, block_input=self.block_input,
+            model=self.model,
         )  # fmt: skip
 
 

@@ -105,7 +105,8 @@ class Controller:
             methods = {site: self._active_methods(block, site) for site in sites}
             if not any(methods.values()):
                 return original(*args, **kwargs)
-            with InterceptSDPA(methods, block, self.context, self.layout_now(), self.block_input) as intercepted:
+            where = self.model, block, self.context, self.layout_now(), self.block_input
+            with InterceptSDPA(methods, *where) as intercepted:
                 out = original(*args, **kwargs)
             if intercepted.count != len(sites):
                 raise RuntimeError(

@@ -8,7 +8,7 @@ from .forward_context import ForwardContext
 
 # AlignVid F.3: fractions t / T of the denoising steps.
 FRACTIONS = {"early": (0.0, 0.30), "middle": (0.35, 0.65), "late": (0.70, 1.0), "all": (0.0, 1.0)}
-# Its released code instead compares the time that the model is given, in 0..1000: low < t <= high.
+# The released code compares the time that the model is given, in 0..1000, instead: low < t <= high.
 TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.inf, 600.0), "all": (-math.inf, math.inf)}
 
 

@@ -1,1 +1,1 @@
-"""Where Focal Guidance finds a prompt's keywords in the reference image, and the projection that joint attention needs."""
+"""What Focal Guidance reads: keywords and their anchors in the reference image, and the values made of them in each model."""

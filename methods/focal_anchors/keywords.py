@@ -1,8 +1,8 @@
 """Keywords of a prompt and their visual anchors in a reference image: Focal Guidance, section 4.1, Eq. 6.
 
-A CLIP model compares the prompt's words with the patches of the image. Words that some patch answers to are keywords; a
-keyword's anchor is the weighted sum of the patches that answer. Words of CLIP's tokenizer are matched with those of the
-video model's text encoder by their place in the prompt.
+A CLIP model compares the prompt's words with the patches of the image. A word that is similar to some patch is a keyword,
+and its anchor is the weighted sum of the patches that it is similar to. CLIP's tokens are matched with those of the video
+model's text encoder by their place in the prompt.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """What a prompt's words find in a reference image.
+    """The keywords of a prompt and where they are in a reference image.
 
     words: the keywords, K of them. tokens: positions of each among the video model's text tokens. similarity: (K, h, w)
     of each keyword with each patch, in [-1, 1]. weights: (K, h, w), 0 outside the keyword's region, sum 1 (K > 0).
-    anchors: (K, D) in the space of the image encoder's second-to-last layer. highest: largest similarity of every word.
+    anchors: (K, D) in the space of the image encoder's second-to-last layer. highest: every word's largest similarity.
     """
 
     words: tuple[str, ...]
@@ -56,7 +56,7 @@ def words_in(prompt: str) -> list[tuple[str, int, int]]:
 
 
 def tokens_of(tokenizer, prompt: str, length: int | None = None) -> list[list[int]]:
-    """Positions, among the tokens of `prompt` cut to `length`, of each of its words; none for a word behind the cut."""
+    """Positions, among the tokens of `prompt` cut to `length`, of each of its words; an empty list for a word beyond the cut."""
     cut = {} if length is None else {"truncation": True, "max_length": length}
     offsets = tokenizer(prompt, return_offsets_mapping=True, **cut)["offset_mapping"]
     spans = [(i, a, b) for i, (a, b) in enumerate(offsets) if b > a]
@@ -72,8 +72,8 @@ def region_weights(similar: torch.Tensor, region: float) -> torch.Tensor:
     """(K, patches) weights of Eq. 9: similarity scaled to 0..1 over the patches, cut below `region`, sum 1 per keyword."""
     low, high = similar.amin(-1, keepdim=True), similar.amax(-1, keepdim=True)
     scaled = (similar - low) / (high - low).clamp(min=1e-12)
-    kept = torch.where(scaled >= region, scaled, 0.0)
-    return kept / kept.sum(-1, keepdim=True).clamp(min=1e-12)
+    inside = torch.where(scaled >= region, scaled, 0.0)
+    return inside / inside.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 @torch.no_grad()
@@ -84,10 +84,10 @@ def find_anchors(
     """The keywords of a prompt and their anchors.
 
     patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
-    and patches are brought into CLIP's common space by the model's own final norms and projections, which is where the
-    two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
-    select: a word is a keyword if its largest similarity exceeds it. slots: text tokens that the video model is given; a
-    word behind them is none. Raises ValueError if the encoders do not fit.
+    and patches are mapped into CLIP's common space by the model's own final norms and projections: that is the space in
+    which its two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
+    select: a word is a keyword if its largest similarity exceeds this. slots: number of text tokens that the video model is
+    given; words beyond them are ignored. Raises ValueError if the image encoder is not the CLIP model's.
     """
     if patches.shape[-1] != clip.config.vision_config.hidden_size:
         raise ValueError(

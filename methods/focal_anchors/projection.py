@@ -1,8 +1,8 @@
 """The projection that takes Focal Guidance's anchors to a model without an image branch, such as CogVideoX.
 
-Wan 2.1 projects image tokens by itself; a model with joint attention has nothing that reads CLIP. There a keyword's anchor
-goes through this small module, trained along with the weak blocks, and then, as a text token does, through each weak
-block's own value projection.
+Wan 2.1 projects image tokens itself; a model with joint attention has no part that reads CLIP features. There a keyword's
+anchor goes through this small module, which is trained together with the weak blocks, and then, like a text token, through
+the value projection of each weak block.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAIN = "train one with `python -m analysis tune-focal`, which writes <variant>-
 class AnchorProjection(nn.Module):
     """(K, D) anchors in the space of CLIP's second-to-last layer -> (K, C), tokens of the transformer's width.
 
-    The last layer starts at zero, so an untrained projection gives exact zeros, with which nothing is changed."""
+    The last layer starts at zero: an untrained projection gives exact zeros and changes nothing."""
 
     def __init__(self, clip_dim: int, width: int):
         super().__init__()
@@ -38,14 +38,14 @@ class AnchorProjection(nn.Module):
 
 
 def sizes(transformer, clip_folder: str) -> tuple[int, int]:
-    """(width of CLIP's patches, width of the transformer's tokens) that a projection goes between."""
+    """(width of CLIP's patches, width of the transformer's tokens): input and output width of a projection."""
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     return load_clip(clip_folder)[0].config.vision_config.hidden_size, width
 
 
 def clip_hash(clip_folder: str) -> str:
-    """Tells CLIP models apart: a hash of the projection of their vision half, which no two trainings share."""
+    """Identifies a CLIP model: a hash of its visual projection, which differs between any two trainings."""
     weight = load_clip(clip_folder)[0].visual_projection.weight.detach().float().cpu().contiguous()
     return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:20]
 
@@ -53,8 +53,8 @@ def clip_hash(clip_folder: str) -> str:
 def load_projection(file: str, transformer, clip_folder: str) -> AnchorProjection:
     """The projection of a safetensors file, float32 on the CPU.
 
-    Raises ValueError if there is none, if it holds something else, or if it was trained for tokens or patches of another
-    width or with another CLIP (its metadata's `clip`).
+    Raises ValueError if the file is missing or holds something else, or if the projection was trained for patches or tokens
+    of another width, or with another CLIP model (`clip` in its metadata).
     """
     if not Path(file).is_file():
         raise ValueError(f"FocalGuidance: no projection at {file}; {TRAIN}")
@@ -81,8 +81,8 @@ def load_projection(file: str, transformer, clip_folder: str) -> AnchorProjectio
 def encode_reference(clip_folder: str, image: torch.Tensor) -> torch.Tensor:
     """(1 + h w, D), CLIP's second-to-last hidden states of a reference image (1, 3, H, W) in [-1, 1], class token first.
 
-    The whole image is resized to CLIP's square, never cropped: the patches must cover the frame that they stand for.
-    Normalised as the folder's image processor says, or as CLIP was published if it has none.
+    The whole image is resized to CLIP's square and never cropped, because the patches must cover the whole frame. It is
+    normalised as the folder's image processor says, or as in the published CLIP if the folder has none.
     """
     from PIL import Image
     from transformers import CLIPImageProcessorPil
