@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.scoring.score import load_video
 from analysis.study.files import content_key, read_video, write_atomically, write_video
 
 
@@ -29,6 +30,20 @@ def test_a_corrupt_video_is_named(tmp_path):
     path.write_bytes((tmp_path / "short.mkv").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"bad\.mkv"):
         read_video(path, 5)
+
+
+def test_a_flipped_bit_makes_a_video_corrupt(tmp_path):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "a.mkv", rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8), 8)
+    sound, bits = (tmp_path / "a.mkv").read_bytes(), rng.integers(0, 8, 60)
+    for place, bit in zip(rng.integers(len(sound) // 10, len(sound) * 9 // 10, 60), bits, strict=True):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << bit
+        (tmp_path / "a.mkv").write_bytes(damaged)
+        video, problem = load_video({"key": "a", "status": "ok"}, tmp_path, 5)
+        assert video is None and problem["status"] == "corrupt" and problem["reason"].startswith("a.mkv is "), problem
+    (tmp_path / "a.mkv").write_bytes(sound)
+    assert load_video({"key": "a", "status": "ok"}, tmp_path, 5)[1] == {}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import pandas as pd
 
+av.logging.set_level(av.logging.ERROR)  # it is off by default, and then nothing says that a frame is damaged
+
 
 def content_key(settings: dict) -> str:
     """A short hash of everything that determines a video; equal settings give equal keys on every machine."""
@@ -54,14 +56,19 @@ def write_video(path: Path, video: np.ndarray, fps: int) -> None:
 
 
 def read_video(path: Path, frames: int | None = None) -> np.ndarray:
-    """Read a video as uint8 (T, H, W, 3). Raises ValueError naming the file when it is corrupt or too short."""
+    """Read a video as uint8 (T, H, W, 3). Raises ValueError naming the file when it is corrupt, also in a few bits, or
+    does not have `frames` frames."""
     to_rgb = av.video.reformatter.VideoReformatter()  # one for all frames: setting one up takes longer than the rest
     try:
-        with av.open(str(path)) as container:
+        with av.logging.Capture() as said, av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "NONE"  # what another thread says is not captured
             video = np.stack([to_rgb.reformat(f, format="rgb24").to_ndarray() for f in container.decode(video=0)])
     except (av.error.FFmpegError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} is not a readable video: {reason}") from None
+    # The decoder notices a damaged frame by its checksum, says so, and returns it as if it were sound.
+    if errors := [text.strip() for level, _, text in said if level <= av.logging.ERROR]:
+        raise ValueError(f"{path} is damaged: {errors[0]}")
     if frames is not None and len(video) != frames:
         raise ValueError(f"{path} has {len(video)} frames, {frames} were expected")
     return video
