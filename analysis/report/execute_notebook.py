@@ -15,6 +15,8 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from .kernel_environment import kernel_environment
+
 SOURCES = Path("notebooks")
 HIDE = "hide-input"  # the tag by which documentation builders fold a cell's code
 
@@ -36,20 +38,19 @@ def execute(name: str, parameters: dict, results: Path = Path("results")) -> Pat
         raise ValueError(f"notebooks.{name}: unknown parameters {sorted(unknown)}; the notebook has {sorted(known)}")
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"_failed_{name}.ipynb")
-    os.environ["PYTHONHASHSEED"] = "0"
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(partial),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            record_timing=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            cwd=str(Path.cwd()),
-        )
+        with kernel_environment():
+            papermill.execute_notebook(
+                str(source),
+                str(partial),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                record_timing=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                cwd=str(Path.cwd()),
+            )
     except PapermillExecutionError as error:
         raise ValueError(f"{source}, cell {error.exec_count}: {error.ename}: {error.evalue} (see {partial})") from None
     book = nbformat.read(partial, as_version=4)

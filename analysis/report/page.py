@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import Image as Picture
 from IPython.display import Markdown, display
 from PIL import Image
@@ -22,6 +23,7 @@ import analysis
 
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters, load_parameters
+from .notebook_parameters import check_parameters
 
 SIZES = {"results": False, "results/full": True}
 # Notebooks that the full-size run executes too, in the order of full/dvc.yaml.
@@ -98,16 +100,20 @@ def open_page(name: str, results: str = "results", output: str = "") -> Page:
     """Begin a notebook: work in the repository's root, take its look, and read the parameters of one size of the run.
 
     results: "results", the small run, or "results/full". output: folder to write into, nothing is written if empty.
-    Raises ValueError for another `results`, for a notebook that has no full-size run, or outside a clone.
+    Raises ValueError for another `results`, for a notebook that has no full-size run, for a parameter of another kind than the
+    notebook's own, or outside a clone.
     """
     if results not in SIZES:
         raise ValueError(f"results is {results!r}; it is one of {', '.join(SIZES)}")
     if SIZES[results] and name not in AT_FULL_SIZE:
         raise ValueError(f"{name} has no full-size run; these have one: {', '.join(AT_FULL_SIZE)}")
     os.chdir(repository())
+    parameters = load_parameters(full=SIZES[results])
+    if (kernel := get_ipython()) is not None:  # papermill or a reader may have changed the parameters
+        check_parameters(Path("notebooks", f"{name}.ipynb"), kernel.user_ns, parameters)
     matplotlib.rc_file("matplotlibrc")
     pd.options.display.max_colwidth = None
-    return Page(name, load_parameters(full=SIZES[results]), Path(output) if output else None)
+    return Page(name, parameters, Path(output) if output else None)
 
 
 def _title(figure) -> str:
