@@ -31,7 +31,7 @@ lab: $(VENV)/.installed
 	$(RUN) jupyter lab notebooks
 
 clean:  ## remove videos and training state; checkpoints and results are in git
-	rm -rf runs build results/notebooks/_failed_* .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs build results/*/_failed_* .pytest_cache .ruff_cache .hypothesis
 
 # Modules are compiled when they are first imported: most of torch never is.
 $(VENV)/.installed: pyproject.toml

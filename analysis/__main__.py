@@ -11,16 +11,12 @@ import typer
 from testbed.command_line import run
 
 from .study.parameters import load_parameters
+from .study.results_layout import attention_study_folder, autoencoder_file, notebook_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
 Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full, results/full")]
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
-
-
-def study_folder(study: str, backbone: str = "") -> Path:
-    """Where a study's tables go: a folder per lineage, the first part of the backbone's name."""
-    return Path("results/studies") / study / backbone.split("-")[0]
 
 
 @app.command()
@@ -41,13 +37,13 @@ def keys():
 
 @app.command()
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
-    """Encode and decode the true clips of the benchmark's first samples: results/scores/reconstruction-BACKBONE.csv."""
+    """Encode and decode the true clips of the benchmark's first samples: results/autoencoder/LINEAGE.csv."""
     parameters = load_parameters()
     from .scoring.autoencoder_limit import reconstruct
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = Path(f"results/scores/reconstruction-{backbone}.csv")
+        out = autoencoder_file(backbone)
         table = reconstruct(parameters, backbone, executor, out, samples)
     print(f"{backbone}: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
@@ -62,7 +58,7 @@ def generate(
         str | None, typer.Option(help="address of a Dask scheduler instead of local processes")
     ] = None,
 ):
-    """Make the videos of sweeps of params.yaml in runs/SWEEP, keeping those that exist."""
+    """Make the videos of sweeps of params.yaml in runs/LINEAGE/STUDY, keeping those that exist."""
     parameters = load_parameters(full=full)
     from .study.workers import stopping
     from .videos.generate import default_executor, generate
@@ -81,7 +77,7 @@ def generate(
 
 @app.command()
 def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
-    """Score the videos of sweeps into results/scores/SWEEP.csv."""
+    """Score the videos of sweeps into results/sweeps/LINEAGE/STUDY/scores.csv."""
     from .scoring.score import score
     from .study.workers import stopping, worker_pool
 
@@ -104,12 +100,12 @@ def describe_full():
 
 @app.command()
 def attention(sweeps: Sweeps = None, full: Full = False):
-    """Summarise the recordings of sweeps into results/attention/SWEEP-*.csv."""
+    """Summarise the recordings of sweeps into results/sweeps/LINEAGE/STUDY/attention-*.csv."""
     from .attention.recording_summaries import summarise_recordings
 
     parameters = load_parameters(full=full)
     for sweep in sweeps or [name for name, s in parameters.sweeps.items() if s.record]:
-        summarise_recordings(parameters, sweep, parameters.runs / sweep, parameters.results / "attention")
+        summarise_recordings(parameters, sweep)
 
 
 @app.command()
@@ -119,7 +115,7 @@ def maps(sweep: str, samples: int = 4, workers: Workers = None):
     from .videos.generate import default_executor
 
     parameters = load_parameters()
-    folder = study_folder("token-maps", parameters.sweeps[sweep].backbone)
+    folder = attention_study_folder("token-maps", parameters.sweeps[sweep].backbone)
     with default_executor(workers) as executor:
         out = folder / f"{sweep.removeprefix(f'{folder.name}-')}.csv"
         attention_maps(parameters, sweep, executor, samples=samples, out=out)
@@ -132,7 +128,7 @@ def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Worke
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = study_folder("semantic-layers", backbone)
+        out = attention_study_folder("semantic-layers", backbone)
         semantic_layers(load_parameters(), backbone, executor, samples=samples, out=out)
 
 
@@ -148,7 +144,7 @@ def foreground(
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = study_folder("foreground", backbone)
+        out = attention_study_folder("foreground", backbone)
         foreground(load_parameters(), backbone, executor, samples=samples, out=out, segmenter=segmenter)
 
 
@@ -157,7 +153,7 @@ def calibrate(backbones: list[str]):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
     from .attention.calibrated_blocks import write_preset
 
-    for name, blocks in write_preset(load_parameters(), backbones, study_folder("foreground")).items():
+    for name, blocks in write_preset(load_parameters(), backbones, attention_study_folder("foreground")).items():
         print(f"{name}: {blocks}")
 
 
@@ -168,7 +164,7 @@ def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = study_folder("keyword-anchors", backbone)
+        out = attention_study_folder("keyword-anchors", backbone)
         focal_study(load_parameters(), backbone, method, executor, samples=samples, drawn=drawn, out=out)
 
 
@@ -209,7 +205,7 @@ def tune_focal(
 
 @app.command()
 def claims(full: Full = False):
-    """Decide papers/claims.yaml into results/claims.md, results/tables/claims.csv and results/tables/ledger.csv."""
+    """Decide papers/claims.yaml and measure its ledger into results/claims."""
     from .papers.claim_inputs import Study
     from .papers.claim_schema import load_claims
     from .papers.code_differences import write_ledger
@@ -224,11 +220,11 @@ def claims(full: Full = False):
 
 @app.command()
 def tables(full: Full = False):
-    """Rebuild the papers' tables from the scores: 08_paper_tables.csv and a Markdown file per paper."""
+    """Rebuild the papers' tables from the scores: paper_tables.csv and a Markdown file per paper."""
     from .papers.paper_tables import count, write_tables
 
     parameters = load_parameters(full=full)
-    _, cells = write_tables(parameters, parameters.results / "scores", parameters.results / "tables")
+    _, cells = write_tables(parameters, parameters.results, notebook_folder("08_paper_tables", parameters.results))
     print(count(cells).to_string(index=False))
 
 

@@ -93,7 +93,7 @@ def write_card(lineage: str, params: dict, folder: Path, out: Path) -> None:
         f"`logs/{lineage}/` has every loss. Minutes are wall time and include other work on the machine.",
         "",
         "**Adherence, controls and reconstruction** are measured by the pipeline:",
-        "`results/notebooks/01_testbed.ipynb`, `results/tables/01_testbed.csv`.",
+        "`results/01_testbed/01_testbed.ipynb`, `results/01_testbed/testbed.csv`.",
         "",
         "**Limits.** The prompts must be of the world's grammar. Licence: Apache-2.0, as the repository.",
         "",

@@ -31,6 +31,7 @@ from analysis.scoring.score import score
 from analysis.study.cells import expand
 from analysis.study.files import code_hash, read_video
 from analysis.study.parameters import Parameters, Recorded, load_parameters, sweeps_by_backbone
+from analysis.study.results_layout import runs_folder, sweep_folder
 from analysis.videos.generate import generate
 
 ROOT = Path(__file__).parent.parent
@@ -71,28 +72,29 @@ def study(tmp_path, monkeypatch) -> Parameters:
 
 
 def test_recorded_sweeps_from_references_to_summaries(study):
+    runs = {name: runs_folder(study, name) for name in study.sweeps}
     for sweep in ("twin-t2v", "twin-i2v", "plain"):
         assert generate(study, sweep, InThisProcess()) == 0
     twins, cells = expand(study, "twin-t2v"), expand(study, "twin-i2v")
     assert [c.image for c in cells] == [c.key for c in twins] * 2  # references are the twin's first frames
     # Recording changes no pixel, and steering does.
-    plain = {(c.method, c.sample): read_video(Path("runs/plain") / f"{c.key}.mkv") for c in expand(study, "plain")}
+    plain = {(c.method, c.sample): read_video(runs["plain"] / f"{c.key}.mkv") for c in expand(study, "plain")}
     for cell in cells:
-        assert np.array_equal(read_video(Path("runs/twin-i2v") / f"{cell.key}.mkv"), plain[cell.method, cell.sample])
+        assert np.array_equal(read_video(runs["twin-i2v"] / f"{cell.key}.mkv"), plain[cell.method, cell.sample])
     sample = cells[0].sample
     assert not np.array_equal(plain["none", sample], plain["dymos-1", sample])
     # Made again, the recording has the same bytes.
-    recording = Path("runs/twin-i2v") / f"{cells[0].key}.csv.gz"
+    recording = runs["twin-i2v"] / f"{cells[0].key}.csv.gz"
     before = recording.read_bytes()
-    (Path("runs/twin-i2v") / f"{cells[0].key}.mkv").unlink()
+    (runs["twin-i2v"] / f"{cells[0].key}.mkv").unlink()
     generate(study, "twin-i2v", InThisProcess())
     assert recording.read_bytes() == before
     assert before[3:8] == bytes(5)  # neither a name nor a time in the header: they would differ in another process
     # Summaries.
-    out = Path("results/attention")
-    summarise_recordings(study, "twin-i2v", Path("runs/twin-i2v"), out)
+    out = sweep_folder(study, "twin-i2v")
+    summarise_recordings(study, "twin-i2v")
     raw = read_recording(recording)
-    table = pd.read_csv(out / "twin-i2v-cells.csv", keep_default_na=False)
+    table = pd.read_csv(out / "attention-cells.csv", keep_default_na=False)
     one = table[(table["sample"] == sample) & (table["method"] == "none") & (table["window"] == "all")]
     expected = raw.query("site == 'self' and statistic == 'mass' and key == 'reference' and query_frame > 0")[
         "value"
@@ -100,7 +102,7 @@ def test_recorded_sweeps_from_references_to_summaries(study):
     wide = measures(one, CELL)
     assert wide[MEASURES["self", "mass", "reference"]][0] == pytest.approx(expected, rel=1e-3)
     assert 0 < wide[TEXT_SHARE][0] < 1
-    frames = pd.read_csv(out / "twin-i2v-frames.csv")
+    frames = pd.read_csv(out / "attention-frames.csv")
     chosen = frames[(frames["sample"] == sample) & (frames["window"] == "early")].groupby("method")
     matrices = {name: frame_matrix(part) for name, part in chosen}
     assert matrices["none"].shape == (3, 3) and np.allclose(matrices["none"].sum(1), 1)
@@ -110,9 +112,9 @@ def test_recorded_sweeps_from_references_to_summaries(study):
     # A video whose recording is lost is named.
     recording.unlink()
     with pytest.raises(ValueError, match=recording.name):
-        summarise_recordings(study, "twin-i2v", Path("runs/twin-i2v"), out)
+        summarise_recordings(study, "twin-i2v")
     with pytest.raises(ValueError, match="no `record`"):
-        summarise_recordings(study, "plain", Path("runs/plain"), out)
+        summarise_recordings(study, "plain")
 
 
 def test_maps_are_the_masses_that_are_recorded(study):
@@ -120,7 +122,7 @@ def test_maps_are_the_masses_that_are_recorded(study):
     generate(study, "twin-i2v", InThisProcess())
     table = attention_maps(study, "twin-i2v", InThisProcess(), samples=1, out=Path("results/maps.csv"))
     cell = expand(study, "twin-i2v")[0]
-    raw = read_recording(Path("runs/twin-i2v") / f"{cell.key}.csv.gz").query("statistic == 'mass'")
+    raw = read_recording(runs_folder(study, "twin-i2v") / f"{cell.key}.csv.gz").query("statistic == 'mass'")
     for name, site, key in (("words", "text", "text"), ("reference", "self", "reference")):
         recorded = raw[(raw["site"] == site) & (raw["key"] == key)].groupby("query_frame")["value"].mean()
         drawn = table[table["method"] == "none"].groupby("frame")[name].mean()
@@ -145,11 +147,11 @@ def joint(study, tmp_path) -> Parameters:
 def test_joint_recordings_are_summarised(joint):
     for sweep in ("joint-twin-t2v", "joint-twin-i2v"):
         assert generate(joint, sweep, InThisProcess()) == 0
-        summarise_recordings(joint, sweep, Path("runs") / sweep, Path("results/attention"))
+        summarise_recordings(joint, sweep)
     cells = expand(joint, "joint-twin-i2v")
     assert [c.image for c in cells] == [c.key for c in expand(joint, "joint-twin-t2v")] * 2
     cell = next(c for c in cells if c.method == "none")
-    raw = read_recording(Path("runs/joint-twin-i2v") / f"{cell.key}.csv.gz")
+    raw = read_recording(runs_folder(joint, "joint-twin-i2v") / f"{cell.key}.csv.gz")
     assert set(raw["branch"]) == {"cond"} and set(raw["site"]) == {"joint"} and raw["value"].notna().all()
     # Attention between frames is a share of what does not go to text.
     place = ["step", "block", "query_frame"]
@@ -157,23 +159,32 @@ def test_joint_recordings_are_summarised(joint):
     between = raw[raw["statistic"] == "frame_mass"].set_index([*place, "key"])["value"].unstack()
     share = between.div(1 - text, axis=0)
     assert text.min() > 0.01 and np.allclose(share.sum(axis=1), 1, atol=1e-4)
-    frames = pd.read_csv("results/attention/joint-twin-i2v-frames.csv").query("method == 'none' and window == 'all'")
+    frames = pd.read_csv(sweep_folder(joint, "joint-twin-i2v") / "attention-frames.csv").query(
+        "method == 'none' and window == 'all'"
+    )
     matrix = frame_matrix(frames[frames["sample"] == cell.sample])
     assert np.allclose(matrix, share.groupby("query_frame").mean(), atol=1e-4)
-    steps = pd.read_csv("results/attention/joint-twin-i2v-steps.csv", dtype={"block": str}, keep_default_na=False)
+    steps = pd.read_csv(
+        sweep_folder(joint, "joint-twin-i2v") / "attention-steps.csv", dtype={"block": str}, keep_default_na=False
+    )
     found = steps.query("method == 'none' and statistic == 'frame_mass' and key == '0'").set_index(["step", "block"])
     other = next(c for c in cells if c.method == "none" and c.sample != cell.sample)
-    second = read_recording(Path("runs/joint-twin-i2v") / f"{other.key}.csv.gz").query("statistic == 'frame_mass'")
+    second = read_recording(runs_folder(joint, "joint-twin-i2v") / f"{other.key}.csv.gz").query(
+        "statistic == 'frame_mass'"
+    )
     second = second.set_index([*place, "key"])["value"].unstack()
     shares = [s.div(s.sum(axis=1), axis=0)["0"].drop(0, level="query_frame") for s in (between, second)]
     expected = (sum(shares) / 2).groupby(["step", "block"]).mean()
     assert np.allclose(found["value"].sort_index(), expected.sort_index(), rtol=1e-3)
     # One softmax: its parts sum to 1.
-    table = pd.read_csv("results/attention/joint-twin-i2v-cells.csv", keep_default_na=False)
+    table = pd.read_csv(sweep_folder(joint, "joint-twin-i2v") / "attention-cells.csv", keep_default_na=False)
     wide = measures(table[table["window"] == "all"], CELL)
     assert np.allclose(wide[[f"{n} in joint attention" for n in ("text", "reference", "other frames")]].sum(axis=1), 1)
     assert {MEASURES["joint", s, ""] for s in ("entropy", "conditioning_entropy", "largest")} <= set(wide.columns)
-    twin = measures(pd.read_csv("results/attention/joint-twin-t2v-cells.csv", keep_default_na=False), [*CELL, "window"])
+    twin = measures(
+        pd.read_csv(sweep_folder(joint, "joint-twin-t2v") / "attention-cells.csv", keep_default_na=False),
+        [*CELL, "window"],
+    )
     assert "reference in joint attention" not in twin.columns
     # The maps are the same masses, per token.
     maps = attention_maps(joint, "joint-twin-i2v", InThisProcess(), samples=1, out=Path("results/maps.csv"))

@@ -14,6 +14,7 @@ from analysis.papers.claim_rules import TESTS, cost
 from analysis.papers.claim_schema import ATTENTION, FRAMES, LAYERS, SCORES, Claims, Setting, load_claims
 from analysis.papers.code_differences import write_ledger
 from analysis.papers.decide_claims import decide, page, write_claims
+from analysis.study.files import write_table
 from analysis.study.parameters import Sweep, load_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,7 @@ def test_every_setting_is_made_by_a_sweep_of_some_model(claims):
 
 
 def test_measures_are_columns_of_the_scores():
-    assert set(SCORES) <= set(pd.read_csv(ROOT / "results/scores/baseline.csv", nrows=1).columns)
+    assert set(SCORES) <= set(pd.read_csv(ROOT / "results/sweeps/wan/baseline/scores.csv", nrows=1).columns)
     layers = pd.read_csv(ROOT / "results/studies/semantic-layers/wan/layers.csv", nrows=1)
     assert {"morans_i", "std"} <= set(layers.columns)
 
@@ -98,7 +99,6 @@ def test_what_is_wrong_is_refused_by_name(tmp_path, old, new, message):
 def study(folder, settings, n=40):
     """A study of one sweep per setting: settings holds (fields of a Setting, {measure: n values})."""
     sweeps = {}
-    (folder / "scores").mkdir(parents=True, exist_ok=True)
     for i, (setting, scores) in enumerate(settings):
         s = Setting(**setting)
         sweeps[f"s{i}"] = Sweep(
@@ -106,7 +106,7 @@ def study(folder, settings, n=40):
         )
         table = pd.DataFrame({"sample": [f"p{j:03d}" for j in range(n)], "seed": 0} | scores)
         table = table.assign(method=s.method, guidance_scale=s.guidance_scale, blur=s.blur)
-        table.to_csv(folder / f"scores/s{i}.csv", index=False)
+        write_table(table, folder / f"sweeps/wan/s{i}/scores.csv")
     return Study(folder, PARAMETERS.model_copy(update={"sweeps": sweeps}), {"wan-i2v": {"text-to-video": "wan-t2v"}})
 
 
@@ -330,22 +330,24 @@ def test_nothing_is_dropped(tmp_path):
 
 # What is written ------------------------------------------------------------------------------------------------------
 def test_page_and_tables_of_what_was_measured(tmp_path, claims):
-    for name in ("scores", "attention", "bench"):
+    for name in ("sweeps", "studies", "bench"):
         (tmp_path / name).symlink_to(ROOT / "results" / name)
     data = Study(tmp_path, PARAMETERS, claims.models, claims.stand_ins)
     table, ledger = write_claims(claims, data), write_ledger(claims, data)
-    text = (tmp_path / "claims.md").read_text()
+    text = (tmp_path / "claims/claims.md").read_text()
     counts = table[table["model"] == "wan-i2v"]["verdict"].value_counts()
     told = next(line for line in text.splitlines() if line.startswith("**wan-i2v"))
     assert all(f" {n} {word}" in told for word, n in counts.items())
     assert all(text.count(f"| {c.claim} (") == 1 for c in claims.claims)
     assert (table["reason"] != "").eq(table["verdict"] == "not run").all()
-    assert list(pd.read_csv(tmp_path / "tables/claims.csv")["verdict"]) == list(table["verdict"])
-    assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "tables/ledger.csv"))
+    assert list(pd.read_csv(tmp_path / "claims/claims.csv")["verdict"]) == list(table["verdict"])
+    assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "claims/ledger.csv"))
     assert page(table, claims, "notebooks").count("](notebooks/") == sum(len(c.notebook) for c in claims.claims)
     row = table[table["model"] == "wan-i2v"].set_index("id").loc["dominance"]
     assert row["verdict"] == "supported" and 0 < row["low"] < row["effect"] < row["high"]
-    scores = pd.read_csv(ROOT / "results/scores/cogvideox-focal-ablation.csv")  # focal-full is focal-joint-full there
+    scores = pd.read_csv(
+        ROOT / "results/sweeps/cogvideox/focal-ablation/scores.csv"
+    )  # focal-full is focal-joint-full there
     changes = scores.pivot(index=["sample", "seed"], columns="method", values="adherence")
     row = table[table["model"] == "cogvideox-i2v"].set_index("id").loc["focal-zero-shot"]
     assert row["effect"] == pytest.approx(100 * (changes["focal-joint-full"] - changes["none"]).mean())

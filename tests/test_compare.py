@@ -22,6 +22,7 @@ from analysis.report.against_unsteered import (
     shown_samples,
     varied,
 )
+from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -123,9 +124,9 @@ def test_shown_samples_are_those_on_which_methods_differ_most():
 def test_comparison_reads_the_sweeps_of_a_backbone_once(tmp_path):
     parameters = load_parameters(ROOT / "params.yaml")
     table = scores([("none", 0, 1.0)])
-    table.to_csv(tmp_path / "baseline.csv", index=False)
-    pd.concat([table, scores([("none", 0, 1.0)]).assign(blur=4.0)]).to_csv(tmp_path / "attention-blur.csv", index=False)
-    table.to_csv(tmp_path / "shuffled.csv", index=False)
+    blurred = pd.concat([table, table.assign(blur=4.0)])
+    for study, rows in {"baseline": table, "attention-blur": blurred, "shuffled": table}.items():
+        write_table(rows, tmp_path / f"sweeps/wan/{study}/scores.csv")
     assert len(comparison(parameters, "wan-i2v", tmp_path)) == len(table)
     with pytest.raises(ValueError, match="no scores of wan-t2v"):
         comparison(parameters, "wan-t2v", tmp_path)

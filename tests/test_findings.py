@@ -13,7 +13,7 @@ WAN, COG = "wan-i2v", "cogvideox-i2v"
 
 @cache
 def read(table: str) -> pd.DataFrame:
-    return pd.read_csv(ROOT / "results/full/tables" / f"{table}.csv")
+    return pd.read_csv(ROOT / "results/full" / f"{table}.csv")
 
 
 def row(table: str, effect: str, **where) -> dict:
@@ -28,25 +28,25 @@ def row(table: str, effect: str, **where) -> dict:
 
 
 def claim(model, name):
-    return row("claims", "effect", id=name, model=model)
+    return row("claims/claims", "effect", id=name, model=model)
 
 
 def sweep(backbone, method, measure, guidance=1.0):
     where = dict(backbone=backbone, method=method, measure=measure, guidance_scale=guidance)
-    return row("07_method_sweeps", "difference", **where)
+    return row("07_method_sweeps/method_sweeps", "difference", **where)
 
 
 def share(backbone, setting):
-    return row("01_testbed", "adherence %", backbone=backbone, setting=setting)
+    return row("01_testbed/testbed", "adherence %", backbone=backbone, setting=setting)
 
 
 def tuned(table, measure):
     return row(table, "difference", measure=measure, setting="tuned only (control)")
 
 
-def appears(sweep):
-    """Of the videos of a sweep with guidance 5 in which a shape shall appear: the share that follows the prompt."""
-    rows = pd.read_csv(ROOT / f"results/full/scores/{sweep}.csv")
+def appears(lineage):
+    """Of the videos of a lineage with guidance 5 in which a shape shall appear: the share that follows the prompt."""
+    rows = pd.read_csv(ROOT / f"results/full/sweeps/{lineage}/guidance/scores.csv")
     rows = rows[rows["sub_category"].str.startswith("appear") & (rows["guidance_scale"] == 5)]
     return {"effect": 100 * rows["adherence"].mean(), "n": len(rows)}
 
@@ -56,8 +56,8 @@ FINDINGS = [
     ("the CogVideoX model in {effect:.0f} % ({low:.0f} to {high:.0f})", share(COG, "guidance 1")),
     ("with guidance 5 both in {effect:.0f} % ({low:.0f} to {high:.0f} and", share(WAN, "guidance 5")),
     ("both in {effect:.0f} % (80 to 90 and {low:.0f} to {high:.0f}; {n} samples)", share(COG, "guidance 5")),
-    ("Shapes that shall appear stay the hardest, with {effect:.0f} % and", appears("guidance")),
-    ("% and {effect:.0f} % of {n} samples", appears("cogvideox-guidance")),
+    ("Shapes that shall appear stay the hardest, with {effect:.0f} % and", appears("wan")),
+    ("% and {effect:.0f} % of {n} samples", appears("cogvideox")),
     ("are followed in {effect:.0f} % against", share(WAN, "guidance 1, held-out combination")),
     ("against {effect:.0f} % of the others by the Wan model", share(WAN, "guidance 1, seen combination")),
     ("by the Wan model, in {effect:.0f} % against", share(COG, "guidance 1, held-out combination")),
@@ -89,9 +89,9 @@ FINDINGS = [
     ("and {effect:.1f} in the CogVideoX model", claim(COG, "dominance")),
     ("on the Wan model by {effect:.3f} pixels a frame ({low:.3f} to {high:.3f})", sweep(WAN, "dymos-all-steps", "flow_px")),
     ("for {less:.1f} dB of background", sweep(WAN, "dymos-all-steps", "background_psnr")),
-    ("lifts the Wan model's adherence by {effect:.0f} points ({low:.0f} to {high:.0f}; {n} prompts, five seeds)", tuned("12_focal_ablation", "adherence")),
+    ("lifts the Wan model's adherence by {effect:.0f} points ({low:.0f} to {high:.0f}; {n} prompts, five seeds)", tuned("12_focal_ablation/focal_ablation", "adherence")),
     ("the guidance adds {effect:.1f} to that ({low:.1f} to {high:.1f})", claim(WAN, "focal-tuned")),
-    ("the tuned control gains {effect:.0f} points ({low:.0f} to {high:.0f}; {n} prompts, two seeds)", tuned("13_focal_joint", "all questions right (points)")),
+    ("the tuned control gains {effect:.0f} points ({low:.0f} to {high:.0f}; {n} prompts, two seeds)", tuned("13_focal_joint/focal_joint", "all questions right (points)")),
     ("and the guidance nothing on top ({low:.0f} to {high:.0f})", claim(COG, "focal-tuned")),
 ]  # fmt: skip
 

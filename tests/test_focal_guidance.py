@@ -275,7 +275,7 @@ def test_the_manifest_says_that_a_video_was_not_changed(tmp_path, monkeypatch):
                 "methods": {"none": [], "strict": strict, "loose": loose}}
     )  # fmt: skip
     monkeypatch.setattr(type(parameters), "runs", tmp_path)
-    tmp_path = tmp_path / "s"
+    tmp_path = tmp_path / "wan/s"
     for _ in range(2):
         with ThreadPoolExecutor(1) as executor:
             assert generate(parameters, "s", executor) == 0

@@ -94,7 +94,7 @@ def test_nothing_tracked_names_a_machine():
 
 
 def test_executed_notebooks_hold_no_errors():
-    for name in tracked("results/notebooks/*.ipynb"):
+    for name in tracked("results/*.ipynb"):
         book = nbformat.read(ROOT / name, as_version=4)
         outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
         assert outputs and not any(o.output_type == "error" for o in outputs)
@@ -191,15 +191,15 @@ def test_shipped_checkpoints_are_small_and_load(name):
 
 def test_the_readme_quotes_the_full_size_run():
     readme = (ROOT / "README.md").read_text()
-    assert (ROOT / "results/full/tables/07_glance.md").read_text() in readme
-    page = (ROOT / "results/full/claims.md").read_text().splitlines()
+    assert (ROOT / "results/full/07_method_sweeps/glance.md").read_text() in readme
+    page = (ROOT / "results/full/claims/claims.md").read_text().splitlines()
     counts = [line.strip("*") for line in page if line.startswith(("**wan-i2v", "**cogvideox-i2v"))]
     assert len(counts) == 2 and all(count in readme for count in counts)
 
 
 @pytest.mark.parametrize(("backbone", "methods"), [("wan-i2v", "focal-"), ("cogvideox-i2v", "focal-joint-")])
 def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods):
-    table = pd.read_csv(ROOT / "results/tables/05_semantic_weak_layers.csv")
+    table = pd.read_csv(ROOT / "results/05_semantic_weak_layers/semantic_weak_layers.csv")
     found = table[(table["backbone"] == backbone) & (table["space"] == "attention") & table["weak"]]["block"]
     settings = load_parameters().methods
     used = {name: settings[methods + name][0]["weak"] for name in ("fsg", "cache", "full")}

@@ -76,7 +76,7 @@ def call(folder, *arguments):
 
 def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
     process = start(world, "generate", "small", "--workers", "1")
-    runs = world / "runs/small"
+    runs = world / "runs/wan/small"
     while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -96,11 +96,11 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
     (runs / f"{manifest['key'][2]}.mkv").unlink()
     code, out, err = call(world, "score", "small")
     assert code == 0, err
-    scores = pd.read_csv(world / "results/scores/small.csv")
+    scores = pd.read_csv(world / "results/sweeps/wan/small/scores.csv")
     assert list(scores["status"]) == ["ok", "corrupt", "missing", "ok", "ok", "ok"]
     assert list(scores["adherence"][1:3]) == [0, 0] and list(scores["macro"][1:3]) == [0, 0]
     assert scores["reason"][1].startswith(manifest["key"][1])
-    assert (world / "results/frames/small.png").exists()
+    assert (world / "results/sweeps/wan/small/strips.webp").exists()
 
 
 def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
@@ -128,7 +128,7 @@ def test_a_changed_grid_costs_its_new_cells_only(world):
     parameters["sweeps"]["grid"] = parameters["sweeps"]["small"] | {"samples": 2, "blur": [0.0, 1.0]}
     write_parameters(world, parameters)
     assert call(world, "generate", "grid")[0] == 0
-    runs = world / "runs/grid"
+    runs = world / "runs/wan/grid"
     before = {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv")}
     parameters["sweeps"]["grid"]["blur"] = [0.0, 2.0]
     write_parameters(world, parameters)
@@ -196,7 +196,7 @@ def test_a_sample_without_questions_or_with_a_wrong_image_is_named(world):
     code, _, err = call(world, "generate", "bad", "--workers", "1")
     image.write_bytes(original)
     assert code == 0 and "1 videos failed" in err
-    manifest = pd.read_csv(world / "runs/bad/manifest.csv", keep_default_na=False)
+    manifest = pd.read_csv(world / "runs/wan/bad/manifest.csv", keep_default_na=False)
     assert list(manifest["status"]) == ["failed", "ok"] and "32x32" in manifest["reason"][0]
 
 
@@ -206,7 +206,7 @@ def test_shards_cover_everything_once(world):
     write_parameters(world, parameters)
     for part in ("0/2", "1/2"):
         assert call(world, "generate", "parts", "--shard", part, "--workers", "1")[0] == 0
-    assert len(list((world / "runs/parts").glob("*.mkv"))) == 3
+    assert len(list((world / "runs/wan/parts").glob("*.mkv"))) == 3
 
 
 def test_the_full_size_run_has_its_own_folders_and_takes_over_equal_videos(world):
@@ -215,19 +215,19 @@ def test_the_full_size_run_has_its_own_folders_and_takes_over_equal_videos(world
     parameters["sweeps"]["sized"] = sized
     write_parameters(world, parameters)
     assert call(world, "generate", "sized", "--workers", "1")[0] == 0
-    (small,) = (world / "runs/sized").glob("*.mkv")
+    (small,) = (world / "runs/wan/sized").glob("*.mkv")
     mark = small.read_bytes() + b"\0"  # what follows the end of a video is not read, but tells a copy from a new one
     small.write_bytes(mark)
     code, _, err = call(world, "generate", "--full", "--workers", "1")
     assert code == 0, err
-    found = {p.name: p for p in (world / "runs/full/sized").glob("*.mkv")}
+    found = {p.name: p for p in (world / "runs/full/wan/sized").glob("*.mkv")}
     assert len(found) == 4 and found[small.name].read_bytes() == mark
-    assert [p.name for p in (world / "runs/full").iterdir()] == ["sized"], "sweeps without a full size are left out"
+    assert [p.name for p in (world / "runs/full/wan").iterdir()] == ["sized"], "sweeps without a full size are left out"
     code, _, err = call(world, "score", "--full", "--workers", "1")
     assert code == 0, err
-    scores = pd.read_csv(world / "results/full/scores/sized.csv")
-    assert list(scores["status"]) == ["ok"] * 4 and not (world / "results/scores/sized.csv").exists()
-    assert not (world / "results/full/frames").exists(), "film strips are those of the small run"
+    scores = pd.read_csv(world / "results/full/sweeps/wan/sized/scores.csv")
+    assert list(scores["status"]) == ["ok"] * 4 and not (world / "results/sweeps/wan/sized/scores.csv").exists()
+    assert not (world / "results/full/sweeps/wan/sized/strips.webp").exists(), "film strips are those of the small run"
 
 
 def test_the_keys_of_full_size_sweeps_follow_what_determines_their_videos(world):

@@ -22,7 +22,9 @@ from analysis.papers.paper_tables import (
     write_tables,
 )  # fmt: skip
 from analysis.papers.table_schema import Metric, load_paper
+from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
+from analysis.study.results_layout import sweep_folder
 from methods.__main__ import parser, read_methods
 
 ROOT = Path(__file__).parent.parent
@@ -211,17 +213,16 @@ def test_scores_on_other_references_are_taken_only_where_they_are_named():
 
 def test_tables_are_written_from_any_folder(tmp_path, monkeypatch, some):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match=r"no SWEEP\.csv in"):
+    with pytest.raises(ValueError, match=r"no sweep has a scores\.csv in"):
         load_scores(tmp_path, PARAMETERS)
     for sweep, part in some.groupby("sweep"):
-        part.to_csv(tmp_path / f"{sweep}.csv", index=False)
-    pd.DataFrame({"other": [1]}).to_csv(tmp_path / "reconstruction.csv")
+        write_table(part, sweep_folder(PARAMETERS, sweep, tmp_path) / "scores.csv")
     papers, cells = write_tables(PARAMETERS, tmp_path, tmp_path / "out")
-    again = pd.read_csv(tmp_path / "out/08_paper_tables.csv", dtype=str, keep_default_na=False)
+    again = pd.read_csv(tmp_path / "out/paper_tables.csv", dtype=str, keep_default_na=False)
     assert len(again) == len(cells) and (again["measured"] != "").all() and (again["published"] != "").all()
     assert count(cells)["cells"].sum() == len(cells) and (count(cells)["measured"] > 0).all()
     for name, paper in papers.items():
-        text = (tmp_path / f"out/08_{name}.md").read_text()
+        text = (tmp_path / f"out/{name}.md").read_text()
         assert text == markdown(paper, cells[cells["paper"] == name]) and "not run" in text and "| nan" not in text
         assert text.count("## ") == len(paper.tables)
 

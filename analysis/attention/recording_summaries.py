@@ -11,6 +11,7 @@ from scipy.spatial.distance import jensenshannon
 from ..study.files import write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
+from ..study.results_layout import runs_folder, sweep_folder
 from ..study.significance import holm, mean_interval, paired_difference
 
 FLOATS = "%.5g"
@@ -49,8 +50,8 @@ def read_recording(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a readable recording ({error}); delete its video and generate again") from None
 
 
-def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: Path) -> None:
-    """Write `<out>/<sweep>-cells.csv`, `-steps.csv` and, if frames were recorded, `-frames.csv` from `folder`'s recordings.
+def summarise_recordings(parameters: Parameters, sweep: str) -> None:
+    """Write attention-cells.csv, -steps.csv and, if frames were recorded, -frames.csv of a sweep, from its recordings.
 
     All values are means over heads, and over the queries of frames other than the reference's (of frame f in -frames).
     Attention between frames is a share of the attention to video tokens: what goes to text in joint attention is left out.
@@ -60,6 +61,7 @@ def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: 
     """
     if parameters.sweeps[sweep].record is None:
         raise ValueError(f"sweeps.{sweep} has no `record`, so there is no attention to summarise")
+    folder, out = runs_folder(parameters, sweep), sweep_folder(parameters, sweep)
     if not (folder / "manifest.csv").is_file():
         raise ValueError(f"no manifest in {folder}: run `python -m analysis generate {sweep}` first")
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
@@ -82,11 +84,11 @@ def summarise_recordings(parameters: Parameters, sweep: str, folder: Path, out: 
                 frames.append(_mean(part[between], ["query_frame", "key"]).assign(window=window, **name))
     cells = pd.concat(cells)
     if len(cells):
-        write_table(cells[[*CELL, "window", "site", "statistic", "key", "value"]], out / f"{sweep}-cells.csv", FLOATS)
-    write_table(_over_videos(pd.concat(steps)), out / f"{sweep}-steps.csv", FLOATS)
+        write_table(cells[[*CELL, "window", "site", "statistic", "key", "value"]], out / "attention-cells.csv", FLOATS)
+    write_table(_over_videos(pd.concat(steps)), out / "attention-steps.csv", FLOATS)
     if frames:
         table = pd.concat(frames).rename(columns={"key": "key_frame"})
-        write_table(table[[*CELL, "window", "query_frame", "key_frame", "value"]], out / f"{sweep}-frames.csv", FLOATS)
+        write_table(table[[*CELL, "window", "query_frame", "key_frame", "value"]], out / "attention-frames.csv", FLOATS)
 
 
 def _between_frames(table):

@@ -19,6 +19,7 @@ from methods.core.interception import SDPA_ARGUMENTS
 from testbed.cores import usable_cores
 
 from ..study import files as store
+from ..study.results_layout import bench_folder
 
 CPU_GRIDS = [(5, 8, 26), (5, 16, 26), (9, 18, 26), (21, 15, 26)]  # 1,040 to 8,190 tokens
 GPU_GRIDS = [(5, 16, 26), (21, 15, 26), (21, 30, 52)]  # up to Wan at 480p, 81 frames: 32,760 tokens
@@ -163,5 +164,5 @@ def summarise_times(times: dict[str, list[float]], name: str, plain: str) -> dic
 def write_table(rows: list[dict], name: str) -> pd.DataFrame:
     """The rows as a table, written to results/bench/<name>.csv."""
     result = pd.DataFrame(rows)
-    store.write_table(result, Path("results/bench") / f"{name}.csv")
+    store.write_table(result, bench_folder() / f"{name}.csv")
     return result

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures
-from ..report.score_tables import NoTables, gather
+from ..report.score_tables import NoTables, gather, study_table
 from ..study.parameters import Parameters
+from ..study.results_layout import SCORES as TABLE
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
 
 PAIR = ["sample", "seed"]
@@ -37,19 +38,19 @@ class Study:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        return self._gather("scores/{}.csv")
+        return self._gather(TABLE)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        return self._gather("attention/{}-cells.csv")
+        return self._gather("attention-cells.csv")
 
     @cached_property
     def frames(self) -> pd.DataFrame:
-        return self._gather("attention/{}-frames.csv")
+        return self._gather("attention-frames.csv")
 
-    def _gather(self, pattern):
+    def _gather(self, table):
         try:
-            return gather(self.parameters, self.root, pattern)
+            return gather(self.parameters, self.root, table)
         except NoTables:  # a broken table is still an error
             return pd.DataFrame(columns=[*COLUMNS, "backbone"])
 
@@ -113,10 +114,10 @@ class Study:
 
     def layers(self, study: str, model: str, table: str) -> pd.DataFrame:
         """A table of a study of the blocks. Raises NotRun if there is none of this model."""
-        path = self.beside("studies", study, model.split("-")[0], f"{table}.csv")
-        if not path.is_file():
-            raise NotRun(f"not run: {study}, {model}")
-        return pd.read_csv(path)
+        try:
+            return study_table(study, model, table, self.beside("studies").parent)
+        except NoTables:
+            raise NotRun(f"not run: {study}, {model}") from None
 
     def beside(self, *parts: str) -> Path:
         """A file or folder of the root; of the folder above, where a full-size run has none of its own."""

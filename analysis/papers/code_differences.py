@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..study.files import write_table
+from ..study.results_layout import claims_folder
 from ..study.significance import holm
 from .claim_inputs import PAIR, NotRun, Study, common
 from .claim_rules import difference
@@ -47,7 +48,7 @@ def measure(claims: Claims, study: Study) -> pd.DataFrame:
 
 
 def write_ledger(claims: Claims, study: Study) -> pd.DataFrame:
-    """Measure all entries and write `<root>/tables/ledger.csv`."""
+    """Measure all entries and write `<root>/claims/ledger.csv`."""
     table = measure(claims, study)
-    write_table(table.astype({"n": "Int64", "changed": "Int64"}), study.root / "tables/ledger.csv", "%.3g")
+    write_table(table.astype({"n": "Int64", "changed": "Int64"}), claims_folder(study.root) / "ledger.csv", "%.3g")
     return table

@@ -1,4 +1,4 @@
-"""Decide the claims of papers/claims.yaml: results/tables/claims.csv and the page results/claims.md."""
+"""Decide the claims of papers/claims.yaml: results/claims/claims.csv and the page results/claims/claims.md."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 
 from ..study.files import write_atomically, write_table
+from ..study.results_layout import SMALL, claims_folder
 from ..study.significance import holm, verdict
 from .claim_inputs import NotRun, Study
 from .claim_rules import SIGNS, TESTS, Effect, cost
@@ -109,7 +110,7 @@ def _line(rows: pd.DataFrame, models: list[str], notebooks: str) -> str:
     first = rows.iloc[0]
     cells = {m: [_cell(r) for r in rows.to_dict("records") if r["model"] == m] for m in models}
     cells[models[0]] += [f"{r['model']}: {_cell(r)}" for r in rows.to_dict("records") if r["model"] not in models]
-    link = ", ".join(f"[{name[:2]}]({notebooks}/{name}.ipynb)" for name in first["notebook"].split())
+    link = ", ".join(f"[{name[:2]}]({notebooks}/{name}/{name}.ipynb)" for name in first["notebook"].split())
     said = f"{first['claim']} ({first['where']})<br>*{first['test']}*"
     return f"| {said} | {' | '.join('<br>'.join(c) for c in cells.values())} | {link} |"
 
@@ -125,10 +126,11 @@ def _cell(row: dict) -> str:
 
 
 def write_claims(claims: Claims, study: Study) -> pd.DataFrame:
-    """Decide all claims and write `<root>/tables/claims.csv` and `<root>/claims.md`."""
+    """Decide all claims and write claims.csv and claims.md into `<root>/claims/`."""
     table = decide(claims, study)
-    notebooks = os.path.relpath("results/notebooks", study.root)
+    folder = claims_folder(study.root)
+    notebooks = os.path.relpath(SMALL, folder)
     text = page(table, claims, notebooks, NOTES[study.parameters.full_size])
-    write_table(table.astype({"n": "Int64"}), study.root / "tables/claims.csv", "%.3g")
-    write_atomically(study.root / "claims.md", lambda p: p.write_text(text))
+    write_table(table.astype({"n": "Int64"}), folder / "claims.csv", "%.3g")
+    write_atomically(folder / "claims.md", lambda p: p.write_text(text))
     return table

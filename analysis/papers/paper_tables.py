@@ -34,10 +34,10 @@ def load_published(path: Path = PUBLISHED) -> dict[tuple[str, str, str, str], di
     return {(r["paper"], r["table"], r["row"], r["column"]): r for r in table.to_dict("records")}
 
 
-def load_scores(folder: Path, parameters: Parameters) -> pd.DataFrame:
-    """The scores of all sweeps in a folder, with their own prompts and unblurred references. Raises ValueError when there
+def load_scores(results: Path, parameters: Parameters) -> pd.DataFrame:
+    """The scores of all sweeps in `results`, with their own prompts and unblurred references. Raises ValueError when there
     are none."""
-    scores = gather(parameters, folder)
+    scores = gather(parameters, results)
     return scores[(scores["prompts"] == "own") & (scores["blur"] == 0)]
 
 
@@ -242,13 +242,13 @@ def count(cells: pd.DataFrame) -> pd.DataFrame:
     return marks.groupby("paper", sort=False).sum().reset_index()
 
 
-def write_tables(parameters: Parameters, scores: Path, out: Path) -> tuple[dict[str, Paper], pd.DataFrame]:
-    """Build every table from the scores in a folder: `08_paper_tables.csv` and `08_<paper>.md` in `out`."""
-    loaded, published = load_scores(scores, parameters), load_published()
+def write_tables(parameters: Parameters, results: Path, out: Path) -> tuple[dict[str, Paper], pd.DataFrame]:
+    """Build every table from the scores in `results`: `paper_tables.csv` and `<paper>.md` in `out`."""
+    loaded, published = load_scores(results, parameters), load_published()
     papers = {p.stem: load_paper(p, parameters) for p in sorted(SPECS.glob("*.yaml"))}
     cells = pd.concat([build(p, loaded, published, parameters) for p in papers.values()], ignore_index=True)
-    write_table(cells, out / "08_paper_tables.csv")
+    write_table(cells, out / "paper_tables.csv")
     for name, paper in papers.items():
         text = markdown(paper, cells[cells["paper"] == paper.paper])
-        write_atomically(out / f"08_{name}.md", lambda p, text=text: p.write_text(text))
+        write_atomically(out / f"{name}.md", lambda p, text=text: p.write_text(text))
     return papers, cells

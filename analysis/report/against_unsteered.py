@@ -38,14 +38,14 @@ def on_common_samples(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
     return parts | {name: parts[name][k.isin(common)] for name, k in keys.items()}
 
 
-def comparison(parameters: Parameters, backbone: str, folder: Path | str = "results/scores") -> pd.DataFrame:
+def comparison(parameters: Parameters, backbone: str, results: Path | str | None = None) -> pd.DataFrame:
     """The scores of every sweep of `backbone` on the samples' own prompts and sharp references, a row per video; a
     setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
-    scores = gather(parameters, folder)
+    scores = gather(parameters, results)
     plain = (scores["prompts"] == "own") & (scores["reference"] == "own") & (scores["blur"] == 0)
     own = scores[plain & (scores["backbone"] == backbone)]
     if own.empty:
-        raise ValueError(f"no scores of {backbone} in {folder}: run `dvc repro`")
+        raise ValueError(f"no scores of {backbone} in {results or parameters.results}: run `dvc repro`")
     return own.drop_duplicates([*CELL, "seed", "sample"]).reset_index(drop=True)
 
 

@@ -15,20 +15,21 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from ..study.results_layout import SMALL, notebook_folder
 from .kernel_environment import kernel_environment
 
 SOURCES = Path("notebooks")
 HIDE = "hide-input"  # the tag by which documentation builders fold a cell's code
 
 
-def execute(name: str, parameters: dict, results: Path = Path("results")) -> Path:
+def execute(name: str, parameters: dict, results: Path = SMALL) -> Path:
     """Run `notebooks/<name>.ipynb` and return the path of the executed copy, `<results>/<name>/<name>.ipynb`.
 
     The notebook gets `parameters`, and two more that every notebook has: `results`, the folder of one size of the run, and
     `output`, the folder that its figures and tables go to, beside the copy. Raises ValueError for a notebook that does not
     exist, a parameter that it does not have, or a cell that fails.
     """
-    folder = results / name
+    folder = notebook_folder(name, results)
     parameters = parameters | {"results": results.as_posix(), "output": folder.as_posix()}
     source, target = SOURCES / f"{name}.ipynb", folder / f"{name}.ipynb"
     if not source.is_file():

@@ -12,6 +12,7 @@ from testbed.cores import usable_cores
 
 from ..study.files import write_atomically
 from ..study.parameters import Parameters
+from ..study.results_layout import SCORES, sweep_folder
 
 
 def machine() -> str:
@@ -27,7 +28,7 @@ def describe_run(parameters: Parameters, path: Path) -> pd.DataFrame:
     """Write a Markdown table of the sweeps to `path`: backbone, settings, samples, seeds, videos made and failed."""
     rows = []
     for name, sweep in parameters.sweeps.items():
-        scores = pd.read_csv(parameters.results / "scores" / f"{name}.csv", keep_default_na=False)
+        scores = pd.read_csv(sweep_folder(parameters, name) / SCORES, keep_default_na=False)
         settings = scores.groupby(["method", "guidance_scale", "blur"]).ngroups
         rows.append(
             {"sweep": name, "backbone": sweep.backbone, "settings": settings, "samples": scores["sample"].nunique()}
@@ -41,7 +42,7 @@ def describe_run(parameters: Parameters, path: Path) -> pd.DataFrame:
     lines = [
         "# The full-size run",
         "",
-        f"{table['videos'].sum():,} videos, made by `make full` on: {machine()}. Read [claims.md](claims.md) first.",
+        f"{table['videos'].sum():,} videos, made by `make full` on: {machine()}. Read [claims.md](claims/claims.md) first.",
         "",
         "| " + " | ".join(table.columns) + " |",
         "|" + "---|" * len(table.columns),

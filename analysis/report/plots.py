@@ -12,11 +12,13 @@ from IPython.display import Image as Picture
 from IPython.display import display
 from PIL import Image
 
+from ..study.parameters import load_parameters
+from ..study.results_layout import SCORES, SMALL, STRIPS, sweep_folder
 from ..study.significance import mean_interval
+from .score_tables import sweep_table
 
 EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
-FRAMES, SCORES = Path("results/frames"), Path("results/scores")  # of the small run, also in figures of the full one
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
@@ -27,8 +29,9 @@ def use_style() -> None:
 
 
 def save(figure, name: str, results: Path | str = "results") -> None:
-    """Save to `<results>/figures/<name>.png` and show that file, so that a notebook does not draw the figure again."""
-    path = Path(results) / "figures" / f"{name}.png"
+    """Save to `<results>/<name>.png`, name being `<notebook>/<figure>`, and show that file, so that a notebook does not
+    draw the figure again."""
+    path = Path(results) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata=PNG_METADATA)
     plt.close(figure)
@@ -101,7 +104,8 @@ def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
 def load_strips(sweep: str, **settings) -> np.ndarray:
     """The film strips of a sweep's cell in the small run, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the
     cell. Raises ValueError if they do not pick one."""
-    sheet, scores = np.asarray(Image.open(FRAMES / f"{sweep}.png")), pd.read_csv(SCORES / f"{sweep}.csv")
+    folder = sweep_folder(load_parameters(), sweep, SMALL)  # the small run's, also in figures of the full-size one
+    sheet, scores = np.asarray(Image.open(folder / STRIPS)), pd.read_csv(folder / SCORES)
     side = sheet.shape[1] // 5
     strips = sheet.reshape(-1, side, sheet.shape[1], 3)
     cells = scores.groupby(SETTINGS, sort=False).ngroups
@@ -118,7 +122,7 @@ def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples:
     mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
     sweep, seed = mine[["sweep", "seed"]].iloc[0]
     strips = load_strips(sweep, method=method, guidance_scale=guidance_scale, seed=seed)
-    order = list(dict.fromkeys(pd.read_csv(SCORES / f"{sweep}.csv")["sample"]))
+    order = list(dict.fromkeys(sweep_table(load_parameters(), sweep, results=SMALL)["sample"]))
     return strips[[order.index(sample) for sample in samples]]
 
 

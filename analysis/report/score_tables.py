@@ -1,4 +1,4 @@
-"""The tables of all sweeps as one: scores, and summaries of recorded attention."""
+"""The result tables of sweeps and studies: scores, summaries of recorded attention, and film strips' neighbours."""
 
 from __future__ import annotations
 
@@ -7,14 +7,43 @@ from pathlib import Path
 import pandas as pd
 
 from ..study.parameters import Parameters
+from ..study.results_layout import SCORES, attention_study_folder, autoencoder_file, sweep_folder
+
+ATTENTION = ("attention-cells.csv", "attention-steps.csv", "attention-frames.csv")
 
 
 class NoTables(ValueError):
     """No sweep has a table in the folder."""
 
 
-def gather(parameters: Parameters, folder: Path | str, pattern: str = "{}.csv") -> pd.DataFrame:
-    """The tables `<folder>/<pattern>`, {} being a sweep's name, of all sweeps that have one, in the order of params.yaml.
+def _read(path: Path, made_by: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise NoTables(f"no {path}: run `dvc repro`, or `python -m analysis {made_by}`")
+    return pd.read_csv(path)
+
+
+def sweep_table(
+    parameters: Parameters, sweep: str, table: str = SCORES, results: Path | str | None = None
+) -> pd.DataFrame:
+    """A table of one sweep: `scores.csv`, or one of ATTENTION of a recorded sweep. Raises NoTables if it is not there,
+    ValueError for an unknown sweep."""
+    folder = sweep_folder(parameters, sweep, results)
+    return _read(folder / table, f"{'score' if table == SCORES else 'attention'} {sweep}")
+
+
+def study_table(study: str, backbone: str, table: str, results: Path | str = "results") -> pd.DataFrame:
+    """A table (`layers`, `maps`, `ratios`, `words` ...) of an attention study of a backbone's lineage, such as
+    `study_table("foreground", "wan-i2v", "ratios")`. Raises NoTables if it is not there."""
+    return _read(attention_study_folder(study, backbone, results) / f"{table}.csv", f"{study} --backbone {backbone}")
+
+
+def autoencoder_table(backbone: str) -> pd.DataFrame:
+    """What the autoencoder of a backbone's lineage alone costs, a row per question. Raises NoTables if it is not there."""
+    return _read(autoencoder_file(backbone), f"reconstruct --backbone {backbone}")
+
+
+def gather(parameters: Parameters, results: Path | str | None = None, table: str = SCORES) -> pd.DataFrame:
+    """The tables of that name of all sweeps that have one, in the order of params.yaml.
 
     Columns `sweep`, `backbone`, `prompts` ("own" or "shuffled") and `reference` ("own", or "twin" where the references are
     another sweep's videos) say what a row is of. A setting that two sweeps have is the same video twice. Raises NoTables,
@@ -22,10 +51,11 @@ def gather(parameters: Parameters, folder: Path | str, pattern: str = "{}.csv") 
     """
     tables = []
     for name, sweep in parameters.sweeps.items():
-        if (path := Path(folder) / pattern.format(name)).is_file():
+        if (path := sweep_folder(parameters, name, results) / table).is_file():
             known = {"sweep": name, "backbone": sweep.backbone, "prompts": sweep.prompts}
             known["reference"] = "own" if sweep.reference == "own" else "twin"
             tables.append(pd.read_csv(path).assign(**known))
     if not tables:
-        raise NoTables(f"no {pattern.format('SWEEP')} in {folder}: run `dvc repro`, or name the folder that has them")
+        where = parameters.results if results is None else results
+        raise NoTables(f"no sweep has a {table} in {where}: run `dvc repro`, or name the folder that has them")
     return pd.concat(tables, ignore_index=True)

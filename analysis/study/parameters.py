@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from .results_layout import FULL, FULL_RUNS, SMALL, SMALL_RUNS, lineage_of, study_of
+
 Scale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
 
@@ -90,20 +92,16 @@ class Parameters(_Strict):
     @property
     def runs(self) -> Path:
         """Where the sweeps' videos lie, a folder each."""
-        return Path("runs/full") if self.full_size else Path("runs")
-
-    @property
-    def other_runs(self) -> Path:
-        """Where the videos of the other size lie, of which some are the same."""
-        return Path("runs") if self.full_size else Path("runs/full")
+        return FULL_RUNS if self.full_size else SMALL_RUNS
 
     @property
     def results(self) -> Path:
         """Where scores, tables and figures go."""
-        return Path("results/full") if self.full_size else Path("results")
+        return FULL if self.full_size else SMALL
 
     @model_validator(mode="after")
     def _names_exist(self):
+        places = {}
         for name, sweep in self.sweeps.items():
             if sweep.backbone not in self.backbones:
                 raise ValueError(f"sweeps.{name}.backbone is {sweep.backbone!r}, not one of {list(self.backbones)}")
@@ -111,6 +109,11 @@ class Parameters(_Strict):
                 raise ValueError(f"sweeps.{name}.methods has {unknown[0]!r}, not one of {list(self.methods)}")
             if sweep.reference != "own" and sweep.reference not in self.sweeps:
                 raise ValueError(f"sweeps.{name}.reference is {sweep.reference!r}: own, or one of {list(self.sweeps)}")
+            lineage = lineage_of(sweep.backbone)
+            place = (lineage, study_of(name, lineage))
+            if place in places:
+                raise ValueError(f"sweeps.{name} and sweeps.{places[place]} would share the folder {'/'.join(place)}")
+            places[place] = name
         return self
 
 
@@ -138,8 +141,10 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> 
 
 
 def sweeps_by_backbone(parameters: Parameters, study: str) -> dict[str, str]:
-    """{backbone: sweep} of one study on several backbones: the sweep of that name, and those with the first part of a
-    backbone's name before it, such as `baseline` and `cogvideox-baseline`; only sweeps that exist."""
-    lineages = sorted({name.split("-")[0] for name in parameters.backbones})
-    names = [study, *(f"{lineage}-{study}" for lineage in lineages)]
-    return {parameters.sweeps[name].backbone: name for name in names if name in parameters.sweeps}
+    """{backbone: sweep} of one study on several lineages, such as `baseline` and `cogvideox-baseline`, in the order of
+    params.yaml."""
+    return {
+        sweep.backbone: name
+        for name, sweep in parameters.sweeps.items()
+        if study_of(name, lineage_of(sweep.backbone)) == study
+    }

@@ -30,6 +30,7 @@ from ..study.cells import Cell, expand
 from ..study.files import write_atomically, write_video
 from ..study.parameters import Backbone, Parameters
 from ..study.progress import track
+from ..study.results_layout import other_runs_folder, runs_folder
 from ..study.workers import stopping, worker_pool
 from .fast_convolution import convolve_directly
 from .tuned_weights import load_delta
@@ -171,19 +172,19 @@ def shard(cells: list[Cell], part: str | None) -> list[Cell]:
 
 
 def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: str | None = None) -> int:
-    """Make all videos of a sweep in `runs/<sweep>/`, remove those of an older grid, write the manifest; failures' count.
+    """Make all videos of a sweep in its folder of runs/, remove those of an older grid, write the manifest; failures' count.
 
     Videos that exist are kept, so a killed run goes on, and a changed grid costs its new cells only.
     """
     cells = expand(parameters, sweep)
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     images = reference_files(parameters, sweep, cells)
-    folder = parameters.runs / sweep
+    folder = runs_folder(parameters, sweep)
     folder.mkdir(parents=True, exist_ok=True)
     for stray in folder.glob(".*.tmp.*"):
         stray.unlink()
     mine = shard(cells, part)
-    _adopt(mine, parameters.other_runs / sweep, folder)
+    _adopt(mine, other_runs_folder(parameters, sweep), folder)
     outcome: dict[str, tuple[str, str]] = {}
     todo = {c.key: c for c in mine if not (folder / f"{c.key}.mkv").exists()}
     jobs = {executor.submit(run_cell, c, backbone, images[k], folder): k for k, c in todo.items()}
@@ -210,7 +211,7 @@ def _adopt(cells: Iterable[Cell], source: Path, folder: Path) -> None:
 def reference_files(parameters: Parameters, sweep: str, cells: Iterable[Cell]) -> dict[str, Path]:
     """Where each cell's reference image is, by the cell's key."""
     if (source := parameters.sweeps[sweep].reference) != "own":
-        return {c.key: parameters.runs / source / f"{c.image}.mkv" for c in cells}
+        return {c.key: runs_folder(parameters, source) / f"{c.image}.mkv" for c in cells}
     folder = parameters.benchmark.folder
     files = {s["id"]: folder / s["image-path"] for s in load_samples(folder)}
     return {c.key: files[c.sample] for c in cells}

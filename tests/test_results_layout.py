@@ -1,0 +1,91 @@
+"""Where results lie: one folder per lineage and study, and nothing in git that the layout does not know."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.report.score_tables import NoTables, autoencoder_table, gather, study_table, sweep_table
+from analysis.study.parameters import load_parameters, sweeps_by_backbone
+from analysis.study.results_layout import (
+    FULL,
+    SCORES,
+    STRIPS,
+    attention_study_folder,
+    claims_folder,
+    lineage_of,
+    notebook_folder,
+    other_runs_folder,
+    runs_folder,
+    study_of,
+    sweep_folder,
+)
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = load_parameters(ROOT / "params.yaml")
+
+
+def test_one_study_has_one_name_on_every_lineage():
+    assert sweep_folder(PARAMETERS, "cogvideox-blur") == Path("results/sweeps/cogvideox/blur")
+    assert sweep_folder(PARAMETERS, "blur", FULL) == Path("results/full/sweeps/wan/blur")
+    assert sweep_folder(PARAMETERS, "focal-ablation-full") == Path("results/sweeps/wan/focal-ablation-full")
+    assert lineage_of("cogvideox-i2v-tuned-fsg") == "cogvideox" and study_of("wan-blur", "wan") == "blur"
+    assert sweeps_by_backbone(PARAMETERS, "blur") == {"wan-i2v": "blur", "cogvideox-i2v": "cogvideox-blur"}
+
+
+def test_videos_of_both_sizes_have_folders_of_their_own():
+    full = load_parameters(ROOT / "params.yaml", full=True)
+    assert runs_folder(PARAMETERS, "blur") == Path("runs/wan/blur") == other_runs_folder(full, "blur")
+    assert runs_folder(full, "blur") == Path("runs/full/wan/blur") == other_runs_folder(PARAMETERS, "blur")
+
+
+def test_two_sweeps_may_not_share_a_folder():
+    sweeps = PARAMETERS.sweeps | {"wan-blur": PARAMETERS.sweeps["blur"]}
+    with pytest.raises(ValueError, match=r"sweeps\.wan-blur and sweeps\.blur would share the folder wan/blur"):
+        type(PARAMETERS).model_validate(
+            PARAMETERS.model_dump() | {"sweeps": {k: s.model_dump() for k, s in sweeps.items()}}
+        )
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="unknown sweep 'no-such'"):
+        sweep_folder(PARAMETERS, "no-such")
+    with pytest.raises(ValueError, match="unknown study 'no-such'; there are"):
+        attention_study_folder("no-such", "wan-i2v")
+
+
+def test_missing_tables_name_the_command_that_makes_them(tmp_path):
+    with pytest.raises(NoTables, match=r"sweeps/wan/blur/scores\.csv.*python -m analysis score blur"):
+        sweep_table(PARAMETERS, "blur", results=tmp_path)
+    with pytest.raises(NoTables, match="python -m analysis attention attention-blur"):
+        sweep_table(PARAMETERS, "attention-blur", "attention-cells.csv", tmp_path)
+    with pytest.raises(NoTables, match="python -m analysis foreground --backbone wan-i2v"):
+        study_table("foreground", "wan-i2v", "ratios", tmp_path)
+    with pytest.raises(NoTables, match=r"no sweep has a scores\.csv"):
+        gather(PARAMETERS, tmp_path)
+
+
+def test_committed_tables_are_found(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert set(gather(PARAMETERS)["sweep"]) == set(PARAMETERS.sweeps)
+    assert len(gather(PARAMETERS, FULL)) > 20 * len(gather(PARAMETERS))
+    for backbone in ("wan-i2v", "cogvideox-i2v"):
+        assert len(autoencoder_table(backbone)) and len(study_table("semantic-layers", backbone, "layers"))
+
+
+def test_every_tracked_result_has_a_place():
+    """What stands under results/ is a sweep's, a notebook's, a study's or the claims': nothing is left of an older layout."""
+    notebooks = {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    known = {sweep_folder(PARAMETERS, name, r) for name in PARAMETERS.sweeps for r in ("results", FULL)}
+    known |= {notebook_folder(name, r) for name in notebooks for r in ("results", FULL)}
+    known |= {claims_folder(r) for r in ("results", FULL)} | {Path("results/autoencoder"), Path("results/bench")}
+    known |= {attention_study_folder(s, b) for s in ("token-maps", "semantic-layers", "foreground", "keyword-anchors")
+              for b in PARAMETERS.backbones}  # fmt: skip
+    found = {p.relative_to(ROOT).parent for p in (ROOT / "results").rglob("*") if p.is_file()}
+    assert found - known <= {FULL}, "only the full-size run's README stands beside its folders"
+
+
+def test_small_sweeps_have_film_strips_of_their_videos():
+    for name in PARAMETERS.sweeps:
+        folder = ROOT / sweep_folder(PARAMETERS, name)
+        assert (folder / STRIPS).is_file() and len(pd.read_csv(folder / SCORES)), name
