@@ -107,11 +107,24 @@ def generate(options: argparse.Namespace) -> None:
     inputs = {k: v for k, v in inputs.items() if v is not None}
     if options.image is not None:
         inputs["image"] = load_image(str(options.image))
-    with steer(pipe, *methods), torch.inference_mode():
-        frames = pipe(**inputs, generator=torch.Generator().manual_seed(options.seed), output_type="np").frames[0]
+    generator = torch.Generator().manual_seed(options.seed)
+    try:
+        with steer(pipe, *methods), torch.inference_mode():
+            frames = pipe(**inputs, generator=generator, output_type="np").frames[0]
+    except RuntimeError as error:
+        if missing := [f"--{size}" for size in ("height", "width", "frames") if getattr(options, size) is None]:
+            raise ValueError(
+                f"the model cannot make a video of the pipeline's default size ({str(error).splitlines()[0]}); "
+                f"give the size that it was trained on: {', '.join(missing)}"
+            ) from None
+        raise
     options.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.output.with_name(f".{options.output.stem}.{os.getpid()}{options.output.suffix}")
-    write_mp4(frames, temporary, options.fps)
+    try:
+        write_mp4(frames, temporary, options.fps)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     settings = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k not in ("command", "method")
     }
@@ -127,6 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         generate(options)
+    except KeyboardInterrupt:
+        print("stopped; no video was written", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.output}, settings in {options.output.with_suffix('.json')}")

@@ -178,3 +178,25 @@ def test_the_command_makes_a_video_and_says_how(tmp_path):
     assert sorted(p.name for p in out.parent.iterdir()) == ["out.json", "out.mp4"]
     with pytest.raises(SystemExit, match="unknown method 'magic'"):
         main(["generate", *options, "--method", "magic"])
+
+
+def test_the_command_asks_for_the_size_that_the_model_needs(tmp_path):
+    options = ["--prompt", "a red circle.", "-o", str(tmp_path / "out.mp4"), "--steps", "1"]
+    options += ["--width", "64", "--frames", "5", "--dtype", "float32"]
+    Image.new("RGB", (64, 64), (90, 120, 90)).save(tmp_path / "x.png")
+    with pytest.raises(SystemExit, match=r"default size .* it was trained on: --height$"):
+        main(["generate", "--model", CHECKPOINT, "--image", str(tmp_path / "x.png"), *options])
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_ctrl_c_ends_the_command_without_a_video(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("methods.__main__.write_mp4", interrupted)
+    size = ["--height", "64", "--width", "64", "--frames", "5", "--steps", "1", "--dtype", "float32"]
+    twin = CHECKPOINT.replace("i2v", "t2v")
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "--model", twin, "--prompt", "a red circle.", "-o", str(tmp_path / "out.mp4"), *size])
+    assert stop.value.code == 130 and capsys.readouterr().err.endswith("stopped; no video was written\n")
+    assert not list(tmp_path.iterdir())
