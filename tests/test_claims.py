@@ -241,7 +241,7 @@ def test_attention_between_frames_against_the_twin(tmp_path):
         sweeps[name] = Sweep(backbone=backbone, samples=10, seeds=[0], guidance_scale=[1.0], methods=[method])
         (tmp_path / "attention").mkdir(exist_ok=True)
         table = recorded(mass).assign(method=method, guidance_scale=1.0, blur=0.0, seed=0)
-        table.to_csv(tmp_path / f"attention/{name}-frames.csv", index=False)
+        write_table(table, tmp_path / f"sweeps/wan/{name}/attention-frames.csv")
     data = Study(tmp_path, PARAMETERS.model_copy(update={"sweeps": sweeps}), {"wan-i2v": {"text-to-video": "wan-t2v"}})
     entries = [
         claim(difference({}, TWIN, measure="dominance"), "a"),
