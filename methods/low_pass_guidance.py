@@ -2,7 +2,8 @@
 
 In an active step the prediction is u(c) + w (cond(c_lp) - uncond(c_lp)), with c the image condition and c_lp its low-pass
 version: the base keeps the sharp image, while the direction of the prompt comes from an image without the details that tie
-the video to it. In all other steps it is plain classifier-free guidance. Filters, schedules and defaults are those of the released code (github choi403/ALG).
+the video to it. In all other steps it is plain classifier-free guidance. Filters, schedules and defaults are those of the
+released code (github choi403/ALG).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .core.interception import replace_attribute
 from .families import COGVIDEOX, HUNYUAN, WAN, Block
 
 FILTERS, SPACES, SCHEDULES = ("down_up", "gaussian_blur"), ("latent", "image"), ("interval", "linear", "exponential")
-BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # what a CogVideoX batch of both branches is made of
+BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # inputs that hold both branches in CogVideoX
 
 ENCODINGS = weakref.WeakKeyDictionary()  # pipeline -> image condition of an edited image, see watch_encoding
 
@@ -45,7 +46,7 @@ class LowPassGuidance:
         per strength and needs a pipeline. The CLIP tokens stay sharp, as in the released code.
     schedule: strength s over p = step / (steps - 1): "interval" 1 for start <= p <= end, else 0; "linear" from 1 to 0 at
         p = end; "exponential" exp(-rate p). The factor becomes 1 - (1 - factor) s, sigma s sigma.
-    guidance: scale of classifier-free guidance; read from the pipeline if None. HunyuanVideo's pipeline does not tell it.
+    guidance: scale of classifier-free guidance; read from the pipeline if None, which HunyuanVideo's does not allow.
     Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
     """
 

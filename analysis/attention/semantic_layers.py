@@ -71,7 +71,7 @@ def is_keyword(word: str) -> bool:
 
 @dataclass
 class WordMaps:
-    """An observer of the attention to text (see methods.steer) that keeps the similarity maps of some words.
+    """An observer of the attention to text (see methods/core/method_protocol.py) that keeps the similarity maps of some words.
 
     positions: token positions of each word; a word with several has the mean of their maps.
     maps: (space, step, block) -> (words, F, H, W) float64.

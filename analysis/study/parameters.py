@@ -44,7 +44,7 @@ class Backbone(_Strict):
 
 
 class Recorded(_Strict):
-    """What is recorded of the attention while a video is made; see methods.record."""
+    """What is recorded of the attention while a video is made; see methods/core/record.py."""
 
     entropy: bool = False
     groups: bool = False

@@ -45,7 +45,7 @@ def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[in
             if which is None:
                 raise ValueError(
                     f"there is no calibrated list for a {family} with {len(blocks)} blocks; give a list, or measure one "
-                    f"with `python -m analysis foreground` and list it with `analysis calibrate` in {CALIBRATED.name}"
+                    f"with `python -m analysis foreground` and add it to {CALIBRATED.name} with `python -m analysis calibrate`"
                 )
     if isinstance(which, str):
         if which not in PUBLISHED_BLOCKS:

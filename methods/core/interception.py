@@ -1,4 +1,4 @@
-"""How methods get in: the wrapped SDPA call inside an attention module, and attributes that can be put back."""
+"""Where methods hook in: SDPA intercepted inside an attention module, and attributes that can be restored."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ class InterceptSDPA(TorchFunctionMode):
         return AttentionCall(
             query, key, arguments["value"], arguments.get("attn_mask"),
             query.shape[-1] ** -0.5 if scale is None else scale, site, self.block, self.context, self.layout, queries, keys,
-            self.layout.reference if keys is queries else None, block_input=self.block_input,
-            model=self.model,
+            self.layout.reference if keys is queries else None, block_input=self.block_input, model=self.model,
         )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ def attention_with_lse(query, key, value, mask=None, scale: float | None = None)
             lse = lse.masked_fill(empty, float("-inf"))
         return out, lse
     if query.is_cuda and same_size and mask is None and query.dtype != torch.float32 and query.shape[-1] <= 256:
-        # The kernel wants head sizes that are multiples of 8; zeros change neither logits nor the kept output.
+        # The kernel wants head sizes that are multiples of 8; padding with zeros changes neither the logits nor the
+        # output columns that are returned.
         size = value.shape[-1]
         pad = -size % 8
         q, k, v = (F.pad(x, (0, pad)) if pad else x for x in (query, key, value))

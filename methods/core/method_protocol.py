@@ -15,7 +15,8 @@ from .forward_context import ForwardContext
 class Method(Protocol):
     """A method is a frozen dataclass with some of these hooks, usually one file in `methods/`; see methods/dymos.py.
 
-    To be found by its name in parameter files it also has the class attributes `name` ("dymos") and `label` ("DyMoS").
+    Parameter files find it by the class attribute `name` ("dymos"); `label` ("DyMoS") is its name in words.
+    A method that reads `call.block_input` but has no `edit_block` sets the class attribute `reads_block_input = True`.
     """
 
     def check(self, model: Model) -> None:
