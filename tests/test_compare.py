@@ -8,20 +8,22 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from analysis.report import plots, sweep_figures
+from analysis.report import method_figures, method_findings, sweep_figures
 from analysis.report.against_unsteered import (
     against_unsteered,
+    cells_of,
     comparison,
-    glance,
+    guidance_cells,
     means,
-    pareto,
+    on_common,
     settings,
+    shown_cells,
+    shown_changes,
     shown_samples,
     varied,
 )
+from analysis.report.glance_table import glance
 from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
 
@@ -66,9 +68,9 @@ def test_settings_of_other_seeds_are_compared_on_the_seeds_that_both_have():
     found = against_unsteered(table, ["adherence"], [("alg", 1.0), ("blur", 1.0)])
     assert list(found["videos"]) == [24, 12] and list(found["n"]) == [12, 12]
     assert list(found["difference"]) == [pytest.approx(12.5), pytest.approx(100 / 12)]
-    common = sweep_figures.on_common(table, sweep_figures.cells_of(table))
+    common = on_common(table, cells_of(table))
     assert len(common) == 3 * 12 and set(common["seed"]) == {0}
-    assert len(sweep_figures.on_common(table, [("none", 1.0), ("alg", 1.0)])) == 2 * 2 * 12
+    assert len(on_common(table, [("none", 1.0), ("alg", 1.0)])) == 2 * 2 * 12
     assert shown_samples(table, [("alg", 1.0)]) == ["s4", "s5", "s6", "s3"], "by the first seed alone"
 
 
@@ -88,20 +90,6 @@ def test_a_setting_without_videos_is_named(cell):
     table = scores([("none", 0, 1.0), ("alg", 3, 1.0), ("alg", 3, 5.0)])
     with pytest.raises(ValueError, match="no videos of"):
         against_unsteered(table, ["adherence"], [cell])
-
-
-@given(st.integers(1, 25), st.integers(0, 10_000))
-def test_the_front_is_what_nothing_beats(count, seed):
-    points = pd.DataFrame(np.random.default_rng(seed).integers(0, 5, (count, 2)), columns=["x", "y"])
-    kept = pareto(points, ["x", "y"])
-    for i, (x, y) in points.iterrows():
-        beaten = any((a >= x and b >= y and (a > x or b > y)) for a, b in points.to_numpy())
-        assert kept[i] == (not beaten)
-    assert kept.any()
-
-
-def test_a_point_without_a_value_is_not_on_the_front():
-    assert list(pareto(pd.DataFrame({"x": [1.0, np.nan], "y": [1.0, 9.0]}), ["x", "y"])) == [True, False]
 
 
 def test_curves_and_maps_are_drawn_from_the_parameters():
@@ -138,37 +126,102 @@ def test_means_are_in_their_units():
     assert row["flow_px"] == pytest.approx(2.55)
 
 
-def test_a_glance_has_a_row_per_setting():
+def test_a_glance_has_a_row_per_setting_and_the_levels_that_changes_start_from():
+    parameters = load_parameters(ROOT / "params.yaml")
     table = scores([("none", 0, 1.0), ("none", 0, 3.0), ("alg", 3, 1.0), ("alg", 4, 3.0)])
     changes = against_unsteered(table, ["adherence", "flow_px"], [("alg", 1.0), ("alg", 3.0)])
-    lines = glance(changes.assign(backbone="toy")).splitlines()
-    head = [
-        "backbone",
-        "setting",
-        "prompts",
-        "videos",
-        "all questions right (points)",
-        "motion, optical flow (px/frame)",
-    ]
-    assert lines[0] == f"| {' | '.join(head)} |"
-    assert lines[2].startswith("| toy | `alg` | 12 | 12 | +25.0 (") and lines[2].endswith("| +3.000 (3.000 to 3.000) |")
-    assert lines[3].startswith("| toy | `alg`, guidance 3 | 12 | 12 | +33.3 (") and len(lines) == 4
+    lines = glance(changes.assign(backbone="wan-i2v"), parameters).splitlines()
+    assert "all questions right: change (points) | from (%)" in lines[0]
+    assert lines[2].startswith("| Wan-type model | Low-pass guidance | 12 | 12 | +25.0 (")
+    assert lines[2].endswith("| +3.000 (3.000 to 3.000) | 0.550 |") and ") | 33.3 |" in lines[2]
+    assert (
+        lines[3].startswith("| Wan-type model | Low-pass guidance, guidance 3 | 12 | 12 | +33.3 (") and len(lines) == 4
+    )
 
 
-def test_every_figure_is_drawn():
+def test_guidance_alone_is_compared_with_none_and_stands_outside_the_correction():
+    table = scores([("none", 0, 1.0), ("none", 6, 3.0), ("alg", 3, 1.0), ("dymos-1", 3, 1.0)])
+    cells = [("alg", 1.0), ("dymos-1", 1.0)]
+    found = shown_changes(table, ["adherence"], cells).set_index("method")
+    assert found.loc["none", "difference"] == pytest.approx(50) and found.loc["none", "unsteered"] == pytest.approx(
+        100 / 3
+    )
+    alone = against_unsteered(table, ["adherence"], cells).set_index("method")
+    assert found.loc["alg", "p (Holm)"] == alone.loc["alg", "p (Holm)"]
+
+
+def added(parameters):
+    """The parameters with a setting of two values that exist nowhere else, in a sweep called as the methods' sweeps are."""
+    methods = parameters.methods | {"dymos-new": [{"method": "dymos", "gamma": 0.33, "steps": 0.2}]}
+    sweep = parameters.sweeps["methods"].model_copy(update={"methods": ["dymos-new"]})
+    return parameters.model_copy(update={"methods": methods, "sweeps": parameters.sweeps | {"methods-new": sweep}})
+
+
+def test_a_new_setting_is_shown_without_an_edit():
+    parameters = added(load_parameters(ROOT / "params.yaml"))
+    table = scores(
+        [("none", 0, 1.0), ("none", 0, 3.0), ("alignvid", 2, 1.0), ("dymos-new", 1, 1.0), ("alg-image", 1, 1.0)]
+    )
+    cells = shown_cells(parameters, "wan-i2v", table, ["methods*"], [])
+    assert cells == [("alignvid", 1.0), ("dymos-new", 1.0)]
+    assert shown_cells(parameters, "wan-i2v", table, ["methods*"], ["alg-image"])[-1] == ("alg-image", 1.0)
+    changes = {"wan-i2v": shown_changes(table, ["adherence", "background_psnr"], cells)}
+    forest = method_figures.effects(changes, parameters)
+    assert any("γ 0.33" in text.get_text() for text in forest.axes[0].get_yticklabels())
+    named = {"wan-i2v": [*guidance_cells(table), *cells]}
+    trade = method_figures.trade_off(changes, named, parameters)
+    assert any("γ 0.33" in text for text in trade.axes[0].get_legend_handles_labels()[1])
+    assert "γ 0.33" in glance(changes["wan-i2v"].assign(backbone="wan-i2v"), parameters)
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize(("sweeps", "names"), [(["nothing*"], []), (["methods*"], ["nothing"])])
+def test_what_params_does_not_have_cannot_be_shown(sweeps, names):
+    with pytest.raises(ValueError, match="nothing"):
+        shown_cells(load_parameters(ROOT / "params.yaml"), "wan-i2v", scores([("none", 0, 1.0)]), sweeps, names)
+
+
+def test_shares_of_outcomes_add_up():
+    table = scores([("none", 0, 1.0), ("alg", 4, 1.0)])
+    table["outcome"] = np.where(table["adherence"] == 1, "followed", np.where(table.index % 2, "wrong", "still copy"))
+    shares = method_figures.outcome_shares(table, [("none", 1.0), ("alg", 1.0)])
+    assert np.allclose(shares[["followed", "still copy", "wrong"]].sum(axis=1), 100) and len(shares) == 2 * 5
+    row = shares.query("method == 'alg' and main_category == 'all'").iloc[0]
+    assert row["followed"] == pytest.approx(100 * 8 / 12) and row["n"] == 12
+
+
+def test_findings_name_what_the_rule_decides():
+    parameters = load_parameters(ROOT / "params.yaml")
+    table = scores([("none", 0, 1.0), ("none", 30, 3.0), ("alignvid", 30, 1.0), ("alg", 0, 1.0)], samples=40)
+    text = method_findings.found_on(
+        "wan-i2v", shown_changes(table, ["adherence"], [("alignvid", 1.0), ("alg", 1.0)]), parameters
+    )
+    assert "Guidance 3 alone" in text and "rises with AlignVid, +75.0 points" in text
+    assert "1 of 2 settings show no clear change" in text and "falls" not in text
+
+
+def test_pairs_are_found_by_their_parts():
+    pairs = sweep_figures.pairs_of(load_parameters(ROOT / "params.yaml"))
+    assert pairs["alignvid+dymos"] == ("alignvid", "dymos-1") and pairs["alg+focal-joint"] == (
+        "alg",
+        "focal-joint-full",
+    )
+    assert "all-methods" not in pairs
+
+
+def test_every_figure_of_a_grid_is_drawn():
     parameters = load_parameters(ROOT / "params.yaml")
     names = [m for s in parameters.sweeps.values() if s.backbone == "wan-i2v" for m in s.methods]
     cells = [("none", 0, 1.0), *((m, i % 4, 1.0) for i, m in enumerate(dict.fromkeys(names)) if m != "none")]
-    videos = {"one": scores([*cells, ("none", 3, 3.0)]), "two": scores([*cells, ("none", 3, 3.0)])}
-    plots.use_style()
-    changes = {b: against_unsteered(v, ["adherence"], [("alignvid", 1.0), ("alg", 1.0)]) for b, v in videos.items()}
+    own = scores([*cells, ("none", 3, 3.0)])
     for figure in (
-        sweep_figures.published_changes(changes),
-        sweep_figures.events(videos, ["none", "alignvid", "alg"]),
-        sweep_figures.trade_offs(videos),
-        sweep_figures.alignvid_places(parameters, videos),
-        sweep_figures.dymos_strengths(parameters, videos),
-        sweep_figures.pairs_against_sums(videos),
+        method_figures.events({"wan-i2v": own}, {"wan-i2v": [("none", 1.0), ("alignvid", 1.0)]}, parameters),
+        sweep_figures.alignvid_places(parameters, own, "wan-i2v"),
+        sweep_figures.dymos_strengths(parameters, own, "wan-i2v"),
+        sweep_figures.pairs_against_sums(parameters, {"wan-i2v": own}),
     ):
-        assert all(ax.get_xlabel() and ax.has_data() for ax in figure.axes if ax.get_label() != "<colorbar>")
+        assert all(ax.has_data() for ax in figure.axes if ax.get_label() != "<colorbar>")
+        assert "n = 12" in str(
+            [t.get_text() for ax in figure.axes for t in (ax.title, ax._left_title, *ax.get_xticklabels())]
+        )
         matplotlib.pyplot.close(figure)

@@ -129,6 +129,25 @@ def test_every_setting_has_words():
     assert labels.backbone("wan-i2v-control") == "Wan-type model"
 
 
+class QueryBlur:
+    """A method that nobody has named for readers."""
+
+
+def test_families_come_from_the_methods_of_a_setting(monkeypatch):
+    parameters = load_parameters(ROOT / "params.yaml")
+    families = {name: labels.family(name, parameters) for name in parameters.methods}
+    assert families["scale-2"] == "AlignVid" and families["alg"] == "Low-pass guidance"
+    assert families["all-methods"] == families["alignvid+dymos"] == "combination"
+    assert (
+        labels.family("none", parameters) == "unsteered" and labels.family("none", parameters, 3.0) == "guidance alone"
+    )
+    monkeypatch.setitem(labels.registry.METHODS, "queryblur", QueryBlur)
+    own = parameters.model_copy(update={"methods": {"soft": [{"method": "queryblur", "sigma": 1.0}]}})
+    assert labels.family("soft", own) == "Query blur" and labels.setting("soft", 1.0, own) == "Query blur, sigma 1"
+    known = [labels.colour(f) for f in {*families.values(), "unsteered", "guidance alone"}]
+    assert len(set(known)) == len(known) and labels.colour("Query blur") not in known
+
+
 def test_numbers_read_as_numbers():
     assert number(-0.04) == "0.0" and number(-1.25, 1) == "−1.2" and number(3.0, 0, sign=True) == "+3"
     assert effect(12.06, 10.0, 14.1, "points", 467) == "+12.1 points (10.0 to 14.1; 467 prompts)"

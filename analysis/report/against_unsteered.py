@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from fnmatch import fnmatch
 from functools import reduce
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from methods.registry import from_dict
@@ -14,6 +14,8 @@ from methods.registry import from_dict
 from ..scoring.score import STRIPS
 from ..study.parameters import Parameters
 from ..study.significance import holm, mean_interval, paired_difference
+from . import labels
+from .film_strips import outcomes
 from .score_tables import gather
 
 # Column of the scores: (what it is called, factor, unit, digits). The estimator is part of the name.
@@ -38,6 +40,12 @@ def on_common_samples(parts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
     return parts | {name: parts[name][k.isin(common)] for name, k in keys.items()}
 
 
+def on_common(videos: pd.DataFrame, cells) -> pd.DataFrame:
+    """The videos of `cells` (method, guidance scale), on the samples and seeds that all of them have."""
+    parts = {cell: part for cell, part in videos.groupby(CELL) if cell in cells}
+    return pd.concat(on_common_samples(parts).values(), ignore_index=True)
+
+
 def comparison(parameters: Parameters, backbone: str, results: Path | str | None = None) -> pd.DataFrame:
     """The scores of every sweep of `backbone` on the samples' own prompts and sharp references, a row per video; a
     setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
@@ -49,21 +57,57 @@ def comparison(parameters: Parameters, backbone: str, results: Path | str | None
     return own.drop_duplicates([*CELL, "seed", "sample"]).reset_index(drop=True)
 
 
+def cells_of(scores: pd.DataFrame) -> list[tuple[str, float]]:
+    """The settings (method, guidance scale) that have videos, in the order of the scores."""
+    return list(scores[CELL].drop_duplicates().itertuples(index=False, name=None))
+
+
+def shown_cells(
+    parameters: Parameters, backbone: str, scores: pd.DataFrame, sweeps: list[str], settings: list[str]
+) -> list[tuple[str, float]]:
+    """The settings that tables and figures of the methods show, by guidance scale, method and order in params.yaml.
+
+    sweeps: patterns of sweeps' names without the lineage, such as "methods*": all that these sweeps of the backbone hold;
+    settings: names of `methods`, without guidance. Only what has videos in `scores`, and an unsteered run at the same
+    guidance scale. Raises ValueError for a pattern or a name that params.yaml does not have.
+    """
+    lineage = f"{backbone.split('-')[0]}-"
+    studies = {name: name.removeprefix(lineage) for name in parameters.sweeps}
+    for pattern in sweeps:
+        if not any(fnmatch(study, pattern) for study in studies.values()):
+            raise ValueError(f"no sweep of params.yaml is called like {pattern!r}")
+    if unknown := [name for name in settings if name not in parameters.methods]:
+        raise ValueError(f"{unknown[0]!r} is not in `methods` of params.yaml")
+    chosen = [(method, 1.0) for method in settings]
+    for name, sweep in parameters.sweeps.items():
+        if sweep.backbone == backbone and any(fnmatch(studies[name], pattern) for pattern in sweeps):
+            chosen += [(method, scale) for method in sweep.methods for scale in sweep.guidance_scale]
+    order, made = list(parameters.methods), set(cells_of(scores))
+    chosen = {c for c in chosen if c in made and c[0] != "none" and ("none", c[1]) in made}
+    return sorted(chosen, key=lambda c: (c[1], labels.family_order(labels.family(c[0], parameters)), order.index(c[0])))
+
+
+def guidance_cells(scores: pd.DataFrame) -> list[tuple[str, float]]:
+    """Guidance alone, at every scale that has unsteered videos."""
+    return sorted(c for c in cells_of(scores) if c[0] == "none" and c[1] != 1)
+
+
 def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tuple[str, float]]) -> pd.DataFrame:
     """One row per measure of `columns` and cell (method, guidance scale) in the order given.
 
     Columns: method, guidance_scale, measure, mean, unsteered (both on the cell's samples), difference, low, high (95 %
     interval over prompts), n (prompts), videos, p, p (Holm, over the cells of one measure). In the units of MEASURES. The
-    unsteered videos are those of the same guidance scale. Raises ValueError for a cell without videos, or without
-    unsteered ones.
+    unsteered videos are those of the same guidance scale; for guidance alone, ("none", scale), those without guidance.
+    Raises ValueError for a cell without videos, or without unsteered ones.
     """
     grouped = dict(iter(scores.groupby(CELL)))
     rows = []
     for method, scale in cells:
-        plain, steered = (grouped.get((m, scale)) for m in ("none", method))
+        base = 1.0 if method == "none" else scale
+        plain, steered = grouped.get(("none", base)), grouped.get((method, scale))
         if plain is None or steered is None:
             raise ValueError(f"no videos of {'none' if plain is None else method!r} at guidance {scale:g}")
-        plain = plain.merge(steered[["sample", "seed"]])
+        plain = plain.merge(steered[PAIR])
         for column in columns:
             factor = MEASURES[column][1]
             found = paired_difference(steered, plain, column)
@@ -73,31 +117,48 @@ def against_unsteered(scores: pd.DataFrame, columns: list[str], cells: list[tupl
             counts = {"n": found["n"], "videos": len(steered)}
             rows.append(row | {k: factor * v for k, v in values.items()} | counts | {"p": found["p"]})
     table = pd.DataFrame(rows)
-    table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
+    if len(table):
+        table["p (Holm)"] = table.groupby("measure")["p"].transform(lambda p: holm(p))
     return table
+
+
+def shown_changes(scores: pd.DataFrame, columns: list[str], cells: list[tuple[str, float]]) -> pd.DataFrame:
+    """`against_unsteered` of guidance alone and of `cells`. They are two families of Holm's correction: guidance is what the
+    methods are held against, and no method under test."""
+    families = [against_unsteered(scores, columns, group) for group in (guidance_cells(scores), cells)]
+    return pd.concat([f for f in families if len(f)], ignore_index=True)
+
+
+def every_change(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """`shown_changes` of all settings that have videos and an unsteered run at the same guidance scale, in order of name."""
+    made = cells_of(scores)
+    return shown_changes(scores, columns, sorted(c for c in made if c[0] != "none" and ("none", c[1]) in made))
+
+
+def first_of_each_method(
+    scores: pd.DataFrame, cells: list[tuple[str, float]], parameters: Parameters
+) -> list[tuple[str, float]]:
+    """The unsteered model, then of each method the first of `cells` without guidance; only those that have as many prompts
+    as any of them has, so that all may be compared on these."""
+    prompts = scores.groupby(CELL)["sample"].nunique()
+    plain = [cell for cell in cells if cell[1] == 1]
+    most, found = max(prompts[cell] for cell in plain), {}
+    for cell in plain:
+        if prompts[cell] == most:
+            found.setdefault(labels.family(cell[0], parameters), cell)
+    return [("none", 1.0), *found.values()]
+
+
+def with_outcomes(videos: dict[str, pd.DataFrame], parameters: Parameters) -> dict[str, pd.DataFrame]:
+    """The scores of several backbones with a column `outcome`, one of labels.OUTCOMES (see film_strips.outcomes)."""
+    found = outcomes(pd.concat(videos, names=["backbone", "row"]), parameters.benchmark.seed)
+    return {backbone: own.assign(outcome=found.loc[backbone]) for backbone, own in videos.items()}
 
 
 def change_unit(measure: str) -> str:
     """The unit of a change: points for a share in percent."""
     unit = MEASURES[measure][2]
     return "points" if unit == "%" else unit
-
-
-def glance(changes: pd.DataFrame) -> str:
-    """A Markdown table of `against_unsteered` tables with a column `backbone`: a row per backbone and setting, a column per
-    measure, changes with their intervals."""
-    columns = list(dict.fromkeys(changes["measure"]))
-    names = [f"{MEASURES[c][0]} ({change_unit(c)})" for c in columns]
-    lines = [f"| backbone | setting | prompts | videos | {' | '.join(names)} |", "|---" * (len(columns) + 4) + "|"]
-    for (backbone, method, scale), rows in changes.groupby(["backbone", *CELL], sort=False):
-        rows = rows.set_index("measure").loc[columns]
-        digits = [MEASURES[c][3] for c in columns]
-        values = rows[["difference", "low", "high"]].to_numpy()
-        cells = [f"{d:+.{n}f} ({lo:.{n}f} to {hi:.{n}f})" for (d, lo, hi), n in zip(values, digits, strict=True)]
-        name = f"`{method}`" + (f", guidance {scale:g}" if scale != 1 else "")
-        count = " | ".join(map(str, rows[["n", "videos"]].iloc[0]))
-        lines.append(f"| {backbone} | {name} | {count} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -111,15 +172,6 @@ def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
             row |= {name: MEASURES[column][1] * value for name, value in named}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def pareto(points: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """Which rows no other row beats: at least as high in all `columns` and higher in one. bool (rows,)."""
-    values = points[columns].to_numpy(float)
-    beaten = [
-        bool(((values >= v).all(1) & (values > v).any(1)).any()) if not np.isnan(v).any() else True for v in values
-    ]
-    return ~np.array(beaten, bool)
 
 
 def settings(parameters: Parameters) -> dict[str, list[dict]]:

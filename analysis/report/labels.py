@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from methods import registry
+
 from ..study.parameters import Parameters
 
 EVENTS = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
@@ -31,16 +35,17 @@ SETTINGS = {
     "focal-joint-fsg": "Focal Guidance, binding only",
     "focal-joint-cache": "Focal Guidance, cache only",
 }
-# First parts of a setting's name -> (method, colour of the palette in matplotlibrc). Combinations are grey.
+# Methods by the name that params.yaml gives them -> (words, colour of the palette in matplotlibrc). A method that is not
+# here is called by the words of its class and gets one of OTHER_COLOURS.
 METHODS = {
-    "none": ("unsteered", "black"),
-    "guidance": ("guidance alone", "C4"),
     "alignvid": ("AlignVid", "C0"),
-    "scale": ("AlignVid", "C0"),
     "dymos": ("DyMoS", "C1"),
-    "alg": ("Low-pass guidance", "C2"),
+    "lowpass": ("Low-pass guidance", "C2"),
     "focal": ("Focal Guidance", "C3"),
 }
+UNSTEERED, GUIDANCE, COMBINATION = "unsteered", "guidance alone", "combination"
+COLOURS = {UNSTEERED: "black", GUIDANCE: "C4", COMBINATION: "0.6"}
+OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000")  # of further methods, in the order of their names
 
 
 def backbone(name: str) -> str:
@@ -65,23 +70,44 @@ def _spelled_out(name: str, parameters: Parameters | None) -> str:
     if not parts:
         return name
     if len(parts) > 1:
-        return " + ".join(family(part["method"]) for part in parts)
+        return " + ".join(method(part["method"]) for part in parts)
     (values,) = parts
     shown = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items() if k not in HIDDEN]
-    return ", ".join([family(values["method"]), *shown]).replace("gamma ", "γ ")
+    return ", ".join([method(values["method"]), *shown]).replace("gamma ", "γ ")
 
 
 HIDDEN = {"method", "clip", "projection"}
-OF_METHOD = {"alignvid": "AlignVid", "dymos": "DyMoS", "focal": "Focal Guidance", "lowpass": "Low-pass guidance"}
 
 
-def family(name: str) -> str:
-    """The method that a setting or an entry of `methods` belongs to, in words."""
-    if "+" in name or name.startswith("all-"):
-        return "combination"
-    return OF_METHOD.get(name) or METHODS.get(name.split("-")[0], (name, "C5"))[0]
+def method(name: str) -> str:
+    """A method's name in words by the name that params.yaml gives it: "AlignVid" for `alignvid`; of one that METHODS does
+    not know the words of its class, "Query blur" for a class QueryBlur."""
+    if name in METHODS:
+        return METHODS[name][0]
+    known = registry.METHODS.get(name)
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", known.__name__)).capitalize() if known else name
 
 
-def colour(name: str) -> str:
-    """The colour of a setting's method, the same in every figure."""
-    return "0.6" if family(name) == "combination" else METHODS.get(name.split("-")[0], (name, "C5"))[1]
+def family(name: str, parameters: Parameters, guidance_scale: float = 1.0) -> str:
+    """What a setting of params.yaml belongs to, in words: its method, UNSTEERED, GUIDANCE (no method at a guidance scale
+    other than 1) or COMBINATION (more than one method)."""
+    parts = parameters.methods[name]
+    if not parts:
+        return UNSTEERED if guidance_scale == 1 else GUIDANCE
+    return method(parts[0]["method"]) if len(parts) == 1 else COMBINATION
+
+
+def family_order(family: str) -> tuple[int, str]:
+    """Sorts families: unsteered and guidance, the methods of METHODS, others by name, combinations last."""
+    known = [UNSTEERED, GUIDANCE, *(words for words, _ in METHODS.values())]
+    place = known.index(family) if family in known else len(known) + (family == COMBINATION)
+    return place, family
+
+
+def colour(family: str) -> str:
+    """The colour of a family, the same in every figure."""
+    known = COLOURS | dict(METHODS.values())
+    if family in known:
+        return known[family]
+    others = sorted(method(name) for name in registry.METHODS if name not in METHODS)
+    return OTHER_COLOURS[others.index(family) % len(OTHER_COLOURS)] if family in others else "0.4"

@@ -74,7 +74,7 @@ class Page:
         """Save a figure as `<folder>/<name>.png` and show that file; without a folder only show it. `alt` describes it to
         who cannot see it, by default its title. A smoke run is stamped."""
         if self.smoke:
-            figure.text(0.999, 0.001, "smoke run", ha="right", va="bottom", fontsize=8, color="0.5")
+            figure.text(0.001, 0.001, "smoke run", ha="left", va="bottom", fontsize=8, color="0.5")
         alt = alt or _title(figure)
         if not alt:
             raise ValueError(f"figure {name} has neither a title nor an alternative text")

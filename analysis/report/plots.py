@@ -67,7 +67,7 @@ def by_level(ax, tables: dict[str, pd.DataFrame], levels: list[float], *, percen
     return ax
 
 
-def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"):
+def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence", colours: list[str] | None = None):
     """Share of `column` per event type and overall, one colour per entry of `groups`, with intervals, in percent."""
     kinds = [*EVENT_NAMES, "all"]
     width = 0.8 / len(groups)
@@ -75,7 +75,7 @@ def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"
         both = pd.concat([scores, scores.assign(main_category="all")])
         s = summarise(both, ["main_category"], column).set_index("main_category").loc[kinds]
         x = np.arange(len(kinds)) + (i - (len(groups) - 1) / 2) * width
-        ax.bar(x, 100 * s["mean"], width * 0.92, color=f"C{i}", alpha=0.85, label=label)
+        ax.bar(x, 100 * s["mean"], width * 0.92, color=colours[i] if colours else f"C{i}", alpha=0.85, label=label)
         intervals(ax, x, s, fmt="none", ecolor="black", elinewidth=1)
     ax.set_xticks(range(len(kinds)), [EVENT_NAMES.get(k, k) for k in kinds])
     ax.grid(axis="x", visible=False)
