@@ -184,7 +184,7 @@ def method_strips(videos: pd.DataFrame, cells: Cells, samples: list[str], backbo
     strips, marks = {}, {}
     for cell in cells:
         for sample in samples:
-            with suppress(FileNotFoundError, ValueError):
+            with suppress(FileNotFoundError, ValueError, IndexError):
                 place = labels.setting(*cell, parameters), prompts[sample]
                 strips[place] = plots.strips_of(videos, *cell, [sample])[0]
                 marks[place] = first[(*cell, sample)]
