@@ -1,14 +1,22 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: one core each is used best
 
 import pytest
 import torch
 from hypothesis import settings
 
+from testbed.cores import usable_cores
+
 settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("default")
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto`: a process per core, each of up to 2 GB."""
+    return min(8, usable_cores())
 
 
 @pytest.fixture(autouse=True)
