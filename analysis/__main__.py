@@ -221,10 +221,11 @@ def claims(full: Full = False):
 @app.command()
 def tables(full: Full = False):
     """Rebuild the papers' tables from the scores: paper_tables.csv and a Markdown file per paper."""
-    from .papers.paper_tables import count, write_tables
+    from .papers.paper_tables import build_tables, count, write_tables
 
     parameters = load_parameters(full=full)
-    _, cells = write_tables(parameters, parameters.results, notebook_folder("08_paper_tables", parameters.results))
+    papers, cells, _ = build_tables(parameters, parameters.results)
+    write_tables(papers, cells, notebook_folder("08_paper_tables", parameters.results))
     print(count(cells).to_string(index=False))
 
 

@@ -14,6 +14,7 @@ from analysis.report import execute_notebook, film_strips, labels
 from analysis.report.findings import effect, level, number, side, verdict_table
 from analysis.report.page import open_page
 from analysis.study.parameters import load_parameters
+from methods.registry import find_methods
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,7 +142,7 @@ def test_families_come_from_the_methods_of_a_setting(monkeypatch):
     assert (
         labels.family("none", parameters) == "unsteered" and labels.family("none", parameters, 3.0) == "guidance alone"
     )
-    monkeypatch.setitem(labels.registry.METHODS, "queryblur", QueryBlur)
+    monkeypatch.setattr(labels, "find_methods", lambda: find_methods() | {"queryblur": QueryBlur})
     own = parameters.model_copy(update={"methods": {"soft": [{"method": "queryblur", "sigma": 1.0}]}})
     assert labels.family("soft", own) == "Query blur" and labels.setting("soft", 1.0, own) == "Query blur, sigma 1"
     known = [labels.colour(f) for f in {*families.values(), "unsteered", "guidance alone"}]

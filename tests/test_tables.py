@@ -11,6 +11,7 @@ from analysis.papers.paper_tables import (
     SPECS,
     as_markdown,
     build,
+    build_tables,
     count,
     direction,
     load_published,
@@ -217,7 +218,8 @@ def test_tables_are_written_from_any_folder(tmp_path, monkeypatch, some):
         load_scores(tmp_path, PARAMETERS)
     for sweep, part in some.groupby("sweep"):
         write_table(part, sweep_folder(PARAMETERS, sweep, tmp_path) / "scores.csv")
-    papers, cells = write_tables(PARAMETERS, tmp_path, tmp_path / "out")
+    papers, cells, loaded = build_tables(PARAMETERS, tmp_path)
+    write_tables(papers, cells, tmp_path / "out")
     again = pd.read_csv(tmp_path / "out/paper_tables.csv", dtype=str, keep_default_na=False)
     assert len(again) == len(cells) and (again["measured"] != "").all() and (again["published"] != "").all()
     assert count(cells)["cells"].sum() == len(cells) and (count(cells)["measured"] > 0).all()
@@ -237,3 +239,31 @@ def test_measured_and_published_values_never_share_a_column(built):
                 kinds = [c.rsplit(": ", 1)[-1].split(",")[0] for c in text.columns[2:]]
                 assert set(kinds) <= {"measured", "change and its direction", "published"}, kinds
                 assert len(as_markdown(text).splitlines()) == len(text) + 2
+
+
+def test_a_comparison_is_one_line_on_every_backbone():
+    """A setting of two tables is one line with the cell of most prompts; the other backbone is measured for itself."""
+    from analysis.papers.compared_changes import compact_table, compared_changes, counts, directions
+    from analysis.papers.paper_tables import AGREEMENT, build_tables
+
+    papers, cells, loaded = build_tables(load_parameters(ROOT / "params.yaml", full=True), ROOT / "results/full")
+    backbones = ["wan-i2v", "cogvideox-i2v"]
+    stand_ins = {"cogvideox-i2v": {"focal-full": "focal-joint-full"}}
+    parameters = load_parameters(ROOT / "params.yaml", full=True)
+    changes = compared_changes(papers, cells, loaded, stand_ins, backbones, parameters)
+    assert changes.groupby("backbone").size().nunique() == 1
+    line = changes.query("setting == 'AlignVid' and metric == 'Modification'").set_index("backbone")
+    own = cells.query("method == 'alignvid' and guidance_scale == 1 and metric == 'Modification' and direction != ''")
+    assert line.loc["wan-i2v", "n"] == own["n"].max() and line.loc["wan-i2v", "tables"].count("table") == len(own)
+    assert line.loc["wan-i2v", "change"] == own.loc[own["n"].idxmax(), "change"]
+    found = own.loc[own["n"].idxmax()]
+    assert line.loc["wan-i2v", "direction"] == found["direction"] and line.loc["cogvideox-i2v", "n"] > 5
+    assert set(changes["direction"]) <= {*AGREEMENT.values(), ""}
+    joint = changes.query("setting == 'Focal Guidance' and backbone == 'cogvideox-i2v'")
+    assert (joint["direction"] != "").all()
+    numbers = counts(changes)
+    assert (numbers[list(AGREEMENT.values())].sum(axis=1) == numbers["comparisons"]).all()
+    assert compact_table(changes).count("\n") == 2 + len(changes) // 2
+    figure = directions(changes, "DyMoS")
+    dots = sum(len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets"))
+    assert dots >= changes.query("paper == 'DyMoS' and backbone == 'wan-i2v' and direction != ''").shape[0]

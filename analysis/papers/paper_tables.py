@@ -242,13 +242,39 @@ def count(cells: pd.DataFrame) -> pd.DataFrame:
     return marks.groupby("paper", sort=False).sum().reset_index()
 
 
-def write_tables(parameters: Parameters, results: Path, out: Path) -> tuple[dict[str, Paper], pd.DataFrame]:
-    """Build every table from the scores in `results`: `paper_tables.csv` and `<paper>.md` in `out`."""
-    loaded, published = load_scores(results, parameters), load_published()
+def overview(papers: dict[str, Paper], cells: pd.DataFrame) -> pd.DataFrame:
+    """A row per table that has cells: paper, table, what it shows, and the numbers of `count`."""
+    rows = []
+    for paper in papers.values():
+        for name, table in paper.tables.items():
+            mine = cells[(cells["paper"] == paper.paper) & (cells["table"] == name)]
+            if len(mine):
+                numbers = count(mine).drop(columns="paper").iloc[0].to_dict()
+                rows.append({"paper": paper.title, "table": name, "what": table.title} | numbers)
+    return pd.DataFrame(rows)
+
+
+def links(papers: dict[str, Paper]) -> str:
+    """Markdown that names the files with the long tables, which lie beside the executed notebook."""
+    files = ", ".join(f"[{paper.title}]({name}.md)" for name, paper in papers.items())
+    listed = sum(bool(table.listed) for paper in papers.values() for table in paper.tables.values())
+    return (
+        f"The tables in full, with every row, published value and reason why a cell is empty: {files}; all cells as one file: "
+        f"[paper_tables.csv](paper_tables.csv). {listed} tables compare no methods and are only listed there."
+    )
+
+
+def build_tables(parameters: Parameters, results: Path) -> tuple[dict[str, Paper], pd.DataFrame, pd.DataFrame]:
+    """(papers by name, the cells of all their tables, the scores of `results` that they are measured from)."""
+    scores, published = load_scores(results, parameters), load_published()
     papers = {p.stem: load_paper(p, parameters) for p in sorted(SPECS.glob("*.yaml"))}
-    cells = pd.concat([build(p, loaded, published, parameters) for p in papers.values()], ignore_index=True)
+    cells = pd.concat([build(p, scores, published, parameters) for p in papers.values()], ignore_index=True)
+    return papers, cells, scores
+
+
+def write_tables(papers: dict[str, Paper], cells: pd.DataFrame, out: Path) -> None:
+    """Write every cell to `<out>/paper_tables.csv` and the long tables of each paper to `<out>/<paper>.md`."""
     write_table(cells, out / "paper_tables.csv")
     for name, paper in papers.items():
         text = markdown(paper, cells[cells["paper"] == paper.paper])
         write_atomically(out / f"{name}.md", lambda p, text=text: p.write_text(text))
-    return papers, cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from methods import registry
+from methods.registry import find_methods
 
 from ..study.parameters import Parameters
 
@@ -19,6 +19,10 @@ SETTINGS = {
     "none": "unsteered",
     "alignvid": "AlignVid",
     "alignvid-released": "AlignVid, released code",
+    "alignvid-energy": "AlignVid, energy-based γ",
+    "alignvid-middle": "AlignVid, middle steps",
+    "alignvid-late": "AlignVid, late steps",
+    "alignvid-always": "AlignVid, all steps",
     "alignvid-text-keys": "AlignVid, text keys only",
     "alignvid-image-keys": "AlignVid, reference keys only",
     "alignvid-all-keys": "AlignVid, all keys",
@@ -72,8 +76,14 @@ def _spelled_out(name: str, parameters: Parameters | None) -> str:
     if len(parts) > 1:
         return " + ".join(method(part["method"]) for part in parts)
     (values,) = parts
-    shown = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items() if k not in HIDDEN]
-    return ", ".join([method(values["method"]), *shown]).replace("gamma ", "γ ")
+    shown = [_value(k, v) for k, v in values.items() if k not in HIDDEN]
+    return ", ".join([method(values["method"]), *shown]).replace("gamma ", "γ ").replace("_", " ")
+
+
+def _value(key: str, value) -> str:
+    if value is True:
+        return key
+    return f"{key} {value:g}".replace("-", "−") if isinstance(value, float) else f"{key} {value}"
 
 
 HIDDEN = {"method", "clip", "projection"}
@@ -84,7 +94,7 @@ def method(name: str) -> str:
     not know the words of its class, "Query blur" for a class QueryBlur."""
     if name in METHODS:
         return METHODS[name][0]
-    known = registry.METHODS.get(name)
+    known = find_methods().get(name)
     return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", known.__name__)).capitalize() if known else name
 
 
@@ -109,5 +119,5 @@ def colour(family: str) -> str:
     known = COLOURS | dict(METHODS.values())
     if family in known:
         return known[family]
-    others = sorted(method(name) for name in registry.METHODS if name not in METHODS)
+    others = sorted(method(name) for name in find_methods() if name not in METHODS)
     return OTHER_COLOURS[others.index(family) % len(OTHER_COLOURS)] if family in others else "0.4"
