@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The stages call `python`: put the environment's first.
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: repro full test lint train-testbed bench lab clean
+.PHONY: repro full test lint docs train-testbed bench lab clean
 
 repro: clone $(VENV)/.installed  ## generate, score, execute the notebooks, rebuild the tables: what is out of date
 	$(RUN) python -m dvc repro $(ARGS)
@@ -25,6 +25,11 @@ test: $(VENV)/.installed  ## the test suite, offline
 
 lint: $(VENV)/.installed
 	$(RUN) ruff check . && $(RUN) ruff format --check .
+
+docs: $(VENV)/.docs  ## the site, into build/site/index.html: from the executed notebooks, nothing is run or downloaded
+	$(RUN) python docs/gather.py
+	$(RUN) python -m sphinx -W --keep-going -q -c docs -b html build/site-source build/site
+	@echo build/site/index.html
 
 train-testbed: $(VENV)/.installed  ## every model from nothing; a few hours on 2 cores, resumes
 	$(RUN) python -m testbed train
@@ -56,4 +61,8 @@ $(VENV)/.installed: pyproject.toml
 	  && $(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV); fi
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[docs]'
 	touch $@
