@@ -28,10 +28,10 @@ def old(path):  # TODO
         / "tables"
         / {
             "claims/claims.csv": "claims.csv",
-            "07_method_sweeps/settings.csv": "07_method_sweeps.csv",
+            "07_method_sweeps/method_sweeps.csv": "07_method_sweeps.csv",
             "01_testbed/testbed.csv": "01_testbed.csv",
-            "12_focal_ablation/ablation.csv": "12_focal_ablation.csv",
-            "13_focal_joint/ablation.csv": "13_focal_joint.csv",
+            "12_focal_ablation/focal_ablation.csv": "12_focal_ablation.csv",
+            "13_focal_joint/focal_joint.csv": "13_focal_joint.csv",
         }[path]
     )
 
@@ -96,7 +96,7 @@ def claim(lineage, name):
 
 def sweep(lineage, method, guidance=1.0, measure="adherence"):
     where = dict(backbone=f"{lineage}-i2v", method=method, measure=measure, guidance_scale=guidance)
-    return row("07_method_sweeps/settings.csv", "difference", **where)
+    return row("07_method_sweeps/method_sweeps.csv", "difference", **where)
 
 
 def share(lineage, setting):
@@ -106,8 +106,8 @@ def share(lineage, setting):
 def control(lineage):
     """What post-training without guidance changes."""
     table, measure = {
-        WAN: ("12_focal_ablation/ablation.csv", "adherence"),
-        COG: ("13_focal_joint/ablation.csv", "all questions right (points)"),
+        WAN: ("12_focal_ablation/focal_ablation.csv", "adherence"),
+        COG: ("13_focal_joint/focal_joint.csv", "all questions right (points)"),
     }[lineage]
     return row(table, "difference", measure=measure, setting="tuned only (control)")
 
