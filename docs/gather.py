@@ -23,7 +23,7 @@ LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)]*)
 # Pages that live beside what they describe -> their names in the site.
 PAGES = {
     "papers/ledger.md": "ledger",
-    "results/full/claims.md": "claims",
+    "results/full/claims/claims.md": "claims",
     "results/full/README.md": "full-size-run",
     "testbed/checkpoints/wan.md": "card-wan",
     "testbed/checkpoints/cogvideox.md": "card-cogvideox",
@@ -39,7 +39,6 @@ def notebooks() -> dict[str, tuple[Path, str]]:
     found = {}
     for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
         copies = [(ROOT / run / source.stem / source.name, words) for run, words in RUNS.items()]
-        copies += [(ROOT / run / "notebooks" / source.name, words) for run, words in RUNS.items()]  # TODO old places
         found[source.stem] = next((c for c in copies if c[0].is_file()), None)
     missing = [name for name, copy in found.items() if copy is None]
     if missing:

@@ -15,30 +15,9 @@ README = " ".join((ROOT / "README.md").read_text().split())
 WAN, COG = "wan", "cogvideox"
 
 
-def old(path):  # TODO
-    import re
-
-    if (FULL / path).is_file():
-        return FULL / path
-    m = re.match(r"sweeps/(\w+)/(.*)/scores.csv", path)
-    if m:
-        return FULL / "scores" / (("" if m[1] == "wan" else "cogvideox-") + m[2] + ".csv")
-    return (
-        FULL
-        / "tables"
-        / {
-            "claims/claims.csv": "claims.csv",
-            "07_method_sweeps/method_sweeps.csv": "07_method_sweeps.csv",
-            "01_testbed/testbed.csv": "01_testbed.csv",
-            "12_focal_ablation/focal_ablation.csv": "12_focal_ablation.csv",
-            "13_focal_joint/focal_joint.csv": "13_focal_joint.csv",
-        }[path]
-    )
-
-
 @cache
 def read(path: str) -> pd.DataFrame:
-    return pd.read_csv(old(path))
+    return pd.read_csv(FULL / path)
 
 
 def numbers(effect, low, high, n, **more) -> dict:
