@@ -342,7 +342,8 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     assert (table["reason"] != "").eq(table["verdict"] == "not run").all()
     assert list(pd.read_csv(tmp_path / "claims/claims.csv")["verdict"]) == list(table["verdict"])
     assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "claims/ledger.csv"))
-    assert page(table, claims, "notebooks").count("](notebooks/") == sum(len(c.notebook) for c in claims.claims)
+    links = {name: f"notebooks/{name}" for c in claims.claims for name in c.notebook}
+    assert page(table, claims, links).count("](notebooks/") == sum(len(c.notebook) for c in claims.claims)
     row = table[table["model"] == "wan-i2v"].set_index("id").loc["dominance"]
     assert row["verdict"] == "supported" and 0 < row["low"] < row["effect"] < row["high"]
     scores = pd.read_csv(

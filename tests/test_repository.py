@@ -196,14 +196,6 @@ def test_shipped_checkpoints_are_small_and_load(name):
     assert len(blocks) >= 10
 
 
-def test_the_readme_quotes_the_full_size_run():
-    readme = (ROOT / "README.md").read_text()
-    assert (ROOT / "results/full/07_method_sweeps/glance.md").read_text() in readme
-    page = (ROOT / "results/full/claims/claims.md").read_text().splitlines()
-    counts = [line.strip("*") for line in page if line.startswith(("**wan-i2v", "**cogvideox-i2v"))]
-    assert len(counts) == 2 and all(count in readme for count in counts)
-
-
 @pytest.mark.parametrize(("backbone", "methods"), [("wan-i2v", "focal-"), ("cogvideox-i2v", "focal-joint-")])
 def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods):
     table = pd.read_csv(ROOT / "results/05_semantic_weak_layers/semantic_weak_layers.csv")
