@@ -70,7 +70,17 @@ def test_commands_in_the_pages_exist():
 
 
 def test_a_docstring_keeps_its_words():
-    lines = ["Sum.", "", "a, b: numbers in (0, 1];", "    two of them.", "x[i]: `code`", "", "    y = a * b", "", "End *here*."]
+    lines = [
+        "Sum.",
+        "",
+        "a, b: numbers in (0, 1];",
+        "    two of them.",
+        "x[i]: `code`",
+        "",
+        "    y = a * b",
+        "",
+        "End *here*.",
+    ]
     text = "\n".join(docstrings.convert(lines))
     assert "- ``a``, ``b``: numbers in (0, 1\\]; two of them." in text and "::\n\n    y = a * b" in text
     assert "``code``" in text and "End \\*here\\*." in text
@@ -80,7 +90,7 @@ def test_links_are_turned_to_the_sites_pages(tmp_path):
     where = gather.places()
     turned = gather.relink("[a](../papers/ledger.md#x) [b](../params.yaml) [c](https://x.y)", ROOT / "docs", where)
     assert turned == "[a](ledger.md#x) [b](../../params.yaml) [c](https://x.y)"
-    with pytest.raises(FileNotFoundError, match="nowhere.md"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.md"):
         gather.relink("[a](nowhere.md)", ROOT / "docs", where)
 
 
