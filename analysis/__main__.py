@@ -10,11 +10,24 @@ import typer
 
 from testbed.command_line import run
 
-from .study.parameters import load_parameters
-from .study.results_layout import attention_study_folder, autoencoder_file, notebook_folder
+from .study import made_from
+from .study.parameters import load_parameters, sweeps_by_backbone
+from .study.results_layout import (
+    attention_study_folder,
+    autoencoder_file,
+    lineage_of,
+    notebook_folder,
+    place_of,
+    runs_folder,
+    sweep_folder,
+    sweeps_of,
+    tables_of,
+)
 
+MADE = Path("build/made")  # what the videos and scores on this machine were made from
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
+Lineage = Annotated[str | None, typer.Option(help="all sweeps of a lineage, the first part of their backbones' names")]
 Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full, results/full")]
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
 
@@ -48,9 +61,16 @@ def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers 
     print(f"{backbone}: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
 
 
+def _chosen(parameters, sweeps: list[str] | None, lineage: str | None) -> list[str]:
+    if sweeps and lineage:
+        raise ValueError(f"give names of sweeps or --lineage {lineage}, not both")
+    return sweeps_of(parameters, lineage) if lineage else sweeps or list(parameters.sweeps)
+
+
 @app.command()
 def generate(
     sweeps: Sweeps = None,
+    lineage: Lineage = None,
     full: Full = False,
     workers: Workers = None,
     shard: Annotated[str | None, typer.Option(help="i/n: only every n-th video; no manifest is written")] = None,
@@ -60,6 +80,12 @@ def generate(
 ):
     """Make the videos of sweeps of params.yaml in runs/LINEAGE/STUDY, keeping those that exist."""
     parameters = load_parameters(full=full)
+    files = {s: MADE / "videos" / runs_folder(parameters, s) for s in _chosen(parameters, sweeps, lineage)}
+    if shard is None:  # unchanged sweeps are skipped before torch is loaded
+        files = {s: f for s, f in files.items() if not made_from.is_noted(f, made_from.of_videos(parameters, s))}
+        if not files:
+            print("nothing to make: no setting, checkpoint or code of these sweeps has changed")
+            return
     from .study.workers import stopping
     from .videos.generate import default_executor, generate
 
@@ -69,24 +95,56 @@ def generate(
         running = stopping(Client(scheduler).get_executor())
     else:
         running = default_executor(workers)
+    failures = 0
     with running as executor:
-        failures = sum(generate(parameters, sweep, executor, part=shard) for sweep in sweeps or parameters.sweeps)
+        for sweep, file in files.items():
+            failed = generate(parameters, sweep, executor, part=shard)
+            if shard is None and not failed:  # failed videos are tried again
+                made_from.note(file, made_from.of_videos(parameters, sweep))
+            failures += failed
     if failures:
         print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
 
 
 @app.command()
-def score(sweeps: Sweeps = None, full: Full = False, workers: Workers = None):
-    """Score the videos of sweeps into results/sweeps/LINEAGE/STUDY/scores.csv."""
+def score(sweeps: Sweeps = None, lineage: Lineage = None, full: Full = False, workers: Workers = None):
+    """Score the videos of sweeps into results/sweeps/LINEAGE/STUDY/scores.csv, and summarise what was recorded of their
+    attention beside it; sweeps whose videos have not changed keep their tables."""
+    parameters = load_parameters(full=full)
+    files = {s: MADE / "scores" / runs_folder(parameters, s) for s in _chosen(parameters, sweeps, lineage)}
+    todo = {}
+    for sweep, file in files.items():
+        tables = [sweep_folder(parameters, sweep) / name for name in tables_of(parameters, sweep)]
+        if not made_from.is_noted(file, made_from.of_scores(parameters, sweep), *tables):
+            todo[sweep] = file
+    if not todo:
+        print("nothing to score: no video of these sweeps, and nothing that scores them, has changed")
+        return
+    from .attention.recording_summaries import summarise_recordings
     from .scoring.score import score
     from .study.workers import stopping, worker_pool
 
-    parameters = load_parameters(full=full)
     with stopping(worker_pool(workers)) as executor:
-        for sweep in sweeps or parameters.sweeps:
+        for sweep, file in todo.items():
             table = score(parameters, sweep, executor)
+            if parameters.sweeps[sweep].record:
+                summarise_recordings(parameters, sweep)
+            made_from.note(file, made_from.of_scores(parameters, sweep))
             means = f"adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}"
             print(f"{sweep}: {len(table)} videos, {means}")
+
+
+@app.command()
+def full(lineage: str, workers: Workers = None):
+    """Make and score the sweeps of a lineage at full size, one after the other. A sweep whose cells and scoring have not
+    changed since its scores were written keeps them, also where its videos are gone."""
+    parameters = load_parameters(full=True)
+    from .report.full_size_run import make_sweep
+    from .videos.generate import default_executor
+
+    with default_executor(workers) as executor:
+        for sweep in sweeps_of(parameters, lineage):
+            print(f"{sweep}: {make_sweep(parameters, sweep, executor)}", flush=True)
 
 
 @app.command()
@@ -109,63 +167,74 @@ def attention(sweeps: Sweeps = None, full: Full = False):
 
 
 @app.command()
-def maps(sweep: str, samples: int = 4, workers: Workers = None):
-    """Attention maps of the first samples of a sweep into results/studies/token-maps/LINEAGE/STUDY.csv."""
+def token_maps(backbone: str = "wan-i2v", samples: int = 4, workers: Workers = None):
+    """What each video token of a few samples looks at, with a sharp and a blurred reference, into results/studies/token-maps."""
+    parameters = load_parameters()
     from .attention.token_maps import attention_maps
     from .videos.generate import default_executor
 
-    parameters = load_parameters()
-    folder = attention_study_folder("token-maps", parameters.sweeps[sweep].backbone)
+    sweep = sweeps_by_backbone(parameters, "attention-blur")[_backbone(parameters, backbone)]
     with default_executor(workers) as executor:
-        out = folder / f"{sweep.removeprefix(f'{folder.name}-')}.csv"
+        out = attention_study_folder("token-maps", backbone) / f"{place_of(parameters, sweep).name}.csv"
         attention_maps(parameters, sweep, executor, samples=samples, out=out)
 
 
 @app.command()
-def semantic_layers(backbone: str = "wan-i2v", samples: int = 24, workers: Workers = None):
+def semantic_layers(backbone: str = "wan-i2v", samples: int = 16, workers: Workers = None):
     """How strongly each layer responds to the prompt's words, into results/studies/semantic-layers."""
+    parameters = load_parameters()
     from .attention.semantic_layers import semantic_layers
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = attention_study_folder("semantic-layers", backbone)
-        semantic_layers(load_parameters(), backbone, executor, samples=samples, out=out)
+        out = attention_study_folder("semantic-layers", _backbone(parameters, backbone))
+        semantic_layers(parameters, backbone, executor, samples=samples, out=out)
 
 
 @app.command()
 def foreground(
     backbone: str = "wan-i2v",
-    samples: int = 50,
+    samples: int = 32,
     segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
     workers: Workers = None,
 ):
     """Which blocks look at the foreground, into results/studies/foreground."""
+    parameters = load_parameters()
     from .attention.foreground_ratio import foreground
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = attention_study_folder("foreground", backbone)
-        foreground(load_parameters(), backbone, executor, samples=samples, out=out, segmenter=segmenter)
+        out = attention_study_folder("foreground", _backbone(parameters, backbone))
+        foreground(parameters, backbone, executor, samples=samples, out=out, segmenter=segmenter)
 
 
 @app.command()
-def calibrate(backbones: list[str]):
+def calibrate(backbones: Annotated[list[str] | None, typer.Argument(help="all that were measured by default")] = None):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
     from .attention.calibrated_blocks import write_preset
 
-    for name, blocks in write_preset(load_parameters(), backbones, attention_study_folder("foreground")).items():
+    parameters, folder = load_parameters(), attention_study_folder("foreground")
+    measured = [b for b in parameters.backbones if (folder / lineage_of(b)).is_dir() and b == f"{lineage_of(b)}-i2v"]
+    for name, blocks in write_preset(parameters, backbones or measured, folder).items():
         print(f"{name}: {blocks}")
 
 
 @app.command()
-def focal_study(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn: int = 1, workers: Workers = None):
+def keyword_anchors(method: str, backbone: str = "wan-i2v", samples: int = 40, drawn: int = 1, workers: Workers = None):
     """Where words are found in the references, and what METHOD's cache sees: results/studies/keyword-anchors."""
+    parameters = load_parameters()
     from .attention.keyword_anchors import focal_study
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = attention_study_folder("keyword-anchors", backbone)
-        focal_study(load_parameters(), backbone, method, executor, samples=samples, drawn=drawn, out=out)
+        out = attention_study_folder("keyword-anchors", _backbone(parameters, backbone))
+        focal_study(parameters, backbone, method, executor, samples=samples, drawn=drawn, out=out)
+
+
+def _backbone(parameters, name: str) -> str:
+    if name not in parameters.backbones:
+        raise ValueError(f"unknown backbone {name!r}; params.yaml has {list(parameters.backbones)}")
+    return name
 
 
 @app.command()
@@ -191,9 +260,7 @@ def tune_focal(
     from .tuning.tune_focal_guidance import read_settings, section_of, tune_focal
 
     parameters = load_parameters()
-    if backbone not in parameters.backbones:
-        raise ValueError(f"unknown backbone {backbone!r}; params.yaml has {list(parameters.backbones)}")
-    section = section_of(parameters, backbone)
+    section = section_of(parameters, _backbone(parameters, backbone))
     clips, variants, tuning = read_settings(parameters, variant, section, lr=lr, steps=steps)
     out = out or Path("testbed/checkpoints") / section
     source = from_folder(data, parameters.backbones[backbone]) if data else from_world(clips, tuning.seed)

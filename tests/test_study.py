@@ -107,7 +107,7 @@ def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
     parameters = read_parameters(world)
     parameters["sweeps"]["long"] = parameters["sweeps"]["small"] | {"samples": 60}
     write_parameters(world, parameters)
-    runs = world / "runs/long"
+    runs = world / "runs/wan/long"
     process = start(world, "generate", "long", "--workers", "2")
     while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
         time.sleep(0.02)

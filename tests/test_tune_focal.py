@@ -338,7 +338,7 @@ def test_the_command_line_names_what_is_wrong(tmp_path, monkeypatch):
     from testbed.command_line import run
 
     parameters = load_parameters()
-    parameters.testbed["focal"]["step"] = 3
+    parameters.testbed["focal-wan"]["step"] = 3
     with pytest.raises(ValueError, match=r"testbed.focal must have the keys .*; it has .*'step'"):
         read_settings(parameters)
     for arguments, words in (

@@ -331,7 +331,7 @@ def test_what_cannot_be_tuned_is_refused(pipe, backbone, tmp_path):
 
 def test_a_backbone_can_have_settings_of_its_own():
     parameters = load_parameters()
-    own = parameters.testbed["focal"] | {"clips": 7}
+    own = parameters.testbed["focal-wan"] | {"clips": 7}
     parameters = parameters.model_copy(update={"testbed": parameters.testbed | {"focal-cogvideox": own}})
     assert section_of(parameters, "wan-i2v") == "focal" and read_settings(parameters)[0] == 1024
     assert section_of(parameters, "cogvideox-i2v") == "focal-cogvideox"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SMALL, FULL = Path("results"), Path("results/full")
 SMALL_RUNS, FULL_RUNS = Path("runs"), Path("runs/full")
 SCORES, STRIPS = "scores.csv", "strips.webp"
+CELLS, STEPS, FRAMES = "attention-cells.csv", "attention-steps.csv", "attention-frames.csv"
 ATTENTION_STUDIES = ("token-maps", "semantic-layers", "foreground", "keyword-anchors")
 
 
@@ -37,26 +38,44 @@ def study_of(sweep: str, lineage: str) -> str:
     return sweep.removeprefix(f"{lineage}-")
 
 
-def _of_sweep(parameters: Parameters, sweep: str) -> Path:
+def place_of(parameters: Parameters, sweep: str) -> Path:
+    """`<lineage>/<study>` of a sweep. Raises ValueError for an unknown one."""
     if sweep not in parameters.sweeps:
         raise ValueError(f"unknown sweep {sweep!r}; params.yaml has {list(parameters.sweeps)}")
     lineage = lineage_of(parameters.sweeps[sweep].backbone)
     return Path(lineage) / study_of(sweep, lineage)
 
 
+def sweeps_of(parameters: Parameters, lineage: str) -> list[str]:
+    """The sweeps of a lineage, in the order of params.yaml. Raises ValueError for a lineage that has none."""
+    names = [name for name, sweep in parameters.sweeps.items() if lineage_of(sweep.backbone) == lineage]
+    if not names:
+        known = sorted({lineage_of(sweep.backbone) for sweep in parameters.sweeps.values()})
+        raise ValueError(f"no sweep of a lineage {lineage!r}; params.yaml has {', '.join(known)}")
+    return names
+
+
 def runs_folder(parameters: Parameters, sweep: str) -> Path:
     """The folder of a sweep's videos and manifest, of the run that `parameters` is for."""
-    return parameters.runs / _of_sweep(parameters, sweep)
+    return parameters.runs / place_of(parameters, sweep)
 
 
 def other_runs_folder(parameters: Parameters, sweep: str) -> Path:
     """The folder of the sweep's videos in the run of the other size, some of which are the same videos."""
-    return (SMALL_RUNS if parameters.full_size else FULL_RUNS) / _of_sweep(parameters, sweep)
+    return (SMALL_RUNS if parameters.full_size else FULL_RUNS) / place_of(parameters, sweep)
 
 
 def sweep_folder(parameters: Parameters, sweep: str, results: Path | str | None = None) -> Path:
     """The folder of a sweep's scores, film strips and attention tables, in `results` or the folder of `parameters`' run."""
-    return Path(results if results is not None else parameters.results) / "sweeps" / _of_sweep(parameters, sweep)
+    return Path(results if results is not None else parameters.results) / "sweeps" / place_of(parameters, sweep)
+
+
+def tables_of(parameters: Parameters, sweep: str) -> list[str]:
+    """The tables that a sweep has in its folder: its scores and, where attention was recorded, summaries of it."""
+    record = parameters.sweeps[sweep].record
+    if record is None:
+        return [SCORES]
+    return [SCORES, STEPS, *([CELLS] if record.entropy or record.groups else []), *([FRAMES] if record.frames else [])]
 
 
 def notebook_folder(name: str, results: Path | str = SMALL) -> Path:

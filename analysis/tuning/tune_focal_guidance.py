@@ -22,6 +22,7 @@ from methods.registry import from_dict
 from ..study.cells import weights_hash
 from ..study.files import content_key, write_atomically, write_table
 from ..study.parameters import Parameters
+from ..study.results_layout import lineage_of
 from ..videos.generate import load_pipeline
 from .encode_clips import Shards, Source, cache_name, encode_clips, text_slots
 from .joint_attention import check_pipeline, is_joint
@@ -31,13 +32,15 @@ TUNED = ("WanImageToVideoPipeline", "CogVideoXImageToVideoPipeline")
 
 
 def section_of(parameters: Parameters, name: str) -> str:
-    """Key of `testbed` in params.yaml with the settings for a backbone: `focal-` and the first part of its name, such as
-    `focal-cogvideox`, if there is one, else `focal`."""
-    own = f"focal-{name.split('-')[0]}"
-    return own if own in parameters.testbed else "focal"
+    """Key of `testbed` in params.yaml with the settings for a backbone's lineage, such as `focal-wan`. Raises ValueError if
+    there is none."""
+    section = f"focal-{lineage_of(name)}"
+    if section not in parameters.testbed:
+        raise ValueError(f"no settings testbed.{section} in params.yaml for {name}")
+    return section
 
 
-def read_settings(parameters: Parameters, variants: list[str] | None = None, section: str = "focal", **changed):
+def read_settings(parameters: Parameters, variants: list[str] | None = None, section: str = "focal-wan", **changed):
     """(number of the world's clips, {variant: method}, Tuning) of `testbed.<section>` in params.yaml.
 
     variants: NAME=METHOD each, instead of those there; changed: settings of the Tuning, None for those that stay. Raises

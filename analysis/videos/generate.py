@@ -40,6 +40,11 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4294967296")
 
 METHODS = Path(methods.__file__).parent
+SUFFIXES = (
+    ".txt",
+    ".csv.gz",
+    ".mkv",
+)  # files of a cell, in the order in which they are written: a video says it is done
 MANIFEST = ("key", "status", "reason", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample",
             "prompt", "reference")  # fmt: skip
 
@@ -181,6 +186,8 @@ def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: st
     images = reference_files(parameters, sweep, cells)
     folder = runs_folder(parameters, sweep)
     folder.mkdir(parents=True, exist_ok=True)
+    if part is None:  # it would say that the sweep is whole, also when this run is cut off
+        (folder / "manifest.csv").unlink(missing_ok=True)
     for stray in folder.glob(".*.tmp.*"):
         stray.unlink()
     mine = shard(cells, part)
@@ -199,11 +206,7 @@ def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: st
 def _adopt(cells: Iterable[Cell], source: Path, folder: Path) -> None:
     """Take over the videos that another run of the sweep has made: equal keys are equal videos."""
     for cell in cells:
-        for name in (
-            f"{cell.key}.txt",
-            f"{cell.key}.csv.gz",
-            f"{cell.key}.mkv",
-        ):  # the video last: it says that the cell is done
+        for name in (f"{cell.key}{suffix}" for suffix in SUFFIXES):
             if (source / name).is_file() and not (folder / name).exists():
                 write_atomically(folder / name, lambda path, name=name: shutil.copyfile(source / name, path))
 
