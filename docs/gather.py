@@ -25,12 +25,12 @@ PAGES = {
     "papers/ledger.md": "ledger",
     "results/full/claims/claims.md": "claims",
     "results/full/README.md": "full-size-run",
-    "testbed/checkpoints/wan.md": "card-wan",
-    "testbed/checkpoints/cogvideox.md": "card-cogvideox",
-    "testbed/checkpoints/focal/README.md": "card-focal-wan",
-    "testbed/checkpoints/focal-cogvideox/README.md": "card-focal-cogvideox",
     "CONTRIBUTING.md": "contributing",
     "CHANGELOG.md": "changelog",
+}
+CARDS = [*(ROOT / "testbed/checkpoints").glob("*.md"), *(ROOT / "testbed/checkpoints").glob("*/README.md")]
+PAGES |= {
+    str(p.relative_to(ROOT)): f"card-{p.parent.name if p.name == 'README.md' else p.stem}" for p in sorted(CARDS)
 }
 
 

@@ -15,7 +15,7 @@ INPUTS, VIDEOS, SCORES, STUDIES, BOOKS, PAPERS = (
 )  # fmt: skip
 PHASES = {
     "settings": INPUTS, "keys": INPUTS, "generate": VIDEOS, "score": SCORES, "reconstruct": SCORES, "curve": SCORES,
-    "controls": SCORES, "notebook": BOOKS, "claims": PAPERS, "describe-full": PAPERS,
+    "controls": SCORES, "full": SCORES, "notebook": BOOKS, "claims": PAPERS, "describe-full": PAPERS,
 }  # fmt: skip
 ORDER = [INPUTS, VIDEOS, SCORES, STUDIES, BOOKS, PAPERS]
 
@@ -40,13 +40,11 @@ def times(each) -> str:
     """How often a stage with foreach or matrix runs, in words."""
     if not each:
         return ""
-    if isinstance(each, str):
-        return f", for each of `{each}`"
-    if isinstance(each, dict) and all(isinstance(v, list) for v in each.values()):
-        return ", for each of " + " and ".join(
-            f"{k} " + ", ".join(f"`{x}`" for x in v if not isinstance(x, dict)) for k, v in each.items()
-        )
-    return ", for each of " + ", ".join(f"`{value}`" for value in each)
+    if isinstance(each, dict):  # of a matrix: lists, or names of lists
+        parts = {k: v if isinstance(v, list) else [v] for k, v in each.items()}
+        words = [f"{k} " + ", ".join(f"`{x}`" for x in values) for k, values in parts.items()]
+        return ", for each " + " and ".join(words)
+    return ", for each of " + ", ".join(f"`{value}`" for value in ([each] if isinstance(each, str) else each))
 
 
 def phase(stage: dict) -> str:

@@ -59,7 +59,7 @@ def test_commands_in_the_pages_exist():
 
     known = {c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    stages = {s["name"] for s in pipeline_page.stages(ROOT / "dvc.yaml")}
+    stages = {s["name"].removeprefix("notebook-") for s in pipeline_page.stages(ROOT / "dvc.yaml")}
     for page in PAGES:
         text = page.read_text()
         if page.name == "CHANGELOG.md":  # it names what was
