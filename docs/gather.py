@@ -29,9 +29,7 @@ PAGES = {
     "CHANGELOG.md": "changelog",
 }
 CARDS = [*(ROOT / "testbed/checkpoints").glob("*.md"), *(ROOT / "testbed/checkpoints").glob("*/README.md")]
-PAGES |= {
-    str(p.relative_to(ROOT)): f"card-{p.parent.name if p.name == 'README.md' else p.stem}" for p in sorted(CARDS)
-}
+PAGES |= {str(p.relative_to(ROOT)): f"card-{p.parent.name if p.name == 'README.md' else p.stem}" for p in sorted(CARDS)}
 
 
 def notebooks() -> dict[str, tuple[Path, str]]:
