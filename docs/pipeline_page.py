@@ -11,10 +11,10 @@ from ruamel.yaml import YAML
 
 # The part of the pipeline that a stage belongs to, by the word after `python -m analysis`; in the order of the data flow.
 INPUTS, VIDEOS, SCORES, STUDIES, BOOKS, PAPERS = (
-    "Settings and keys", "Videos", "Scores", "Attention and other studies", "Notebooks", "Papers and pages",
+    "Benchmark and settings", "Videos", "Scores", "Attention and other studies", "Notebooks", "Papers and pages",
 )  # fmt: skip
 PHASES = {
-    "settings": INPUTS, "keys": INPUTS, "generate": VIDEOS, "score": SCORES, "reconstruct": SCORES, "curve": SCORES,
+    "benchmark": INPUTS, "settings": INPUTS, "keys": INPUTS, "generate": VIDEOS, "score": SCORES, "reconstruct": SCORES, "curve": SCORES,
     "controls": SCORES, "full": SCORES, "notebook": BOOKS, "claims": PAPERS, "describe-full": PAPERS,
 }  # fmt: skip
 ORDER = [INPUTS, VIDEOS, SCORES, STUDIES, BOOKS, PAPERS]
