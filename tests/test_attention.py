@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,9 @@ from analysis.attention.recording_summaries import (
 from analysis.attention.token_maps import attention_maps
 from analysis.scoring.score import score
 from analysis.study.cells import expand
-from analysis.study.files import code_hash, read_video
 from analysis.study.parameters import Parameters, Recorded, load_parameters, sweeps_by_backbone
 from analysis.study.results_layout import runs_folder, sweep_folder
+from analysis.study.video_files import read_video
 from analysis.videos.generate import generate
 
 ROOT = Path(__file__).parent.parent
@@ -212,18 +211,6 @@ def test_keys_follow_what_is_done(study):
     fewer = study.sweeps["twin-t2v"].model_copy(update={"samples": 1})
     with pytest.raises(ValueError, match="twin-t2v has no video"):
         expand(study.model_copy(update={"sweeps": study.sweeps | {"twin-t2v": fewer}}), "twin-i2v")
-
-
-def test_code_hashes_ignore_comments_and_docstrings(tmp_path):
-    texts = ["def f(x):\n    return x + 1\n", '"""Doc."""\n# why\ndef f(x):\n    """More."""\n    return (x + 1)\n']
-    texts.append("def f(x):\n    return x + 2\n")
-    found = []
-    for text in texts:
-        (tmp_path / "a.py").write_text(text)
-        found.append(code_hash([tmp_path / "a.py"]))
-    assert found[0] == found[1] != found[2]
-    shutil.copy(tmp_path / "a.py", tmp_path / "b.py")
-    assert code_hash([tmp_path / "b.py"]) != found[2]
 
 
 @given(st.integers(2, 6), st.integers(0, 2**31))

@@ -7,8 +7,9 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from safetensors.torch import save_file
 
-from analysis.study.cells import expand, weights_hash
+from analysis.study.cells import expand
 from analysis.study.parameters import Sweep, load_parameters
+from analysis.study.video_key import weights_hash
 from analysis.videos.generate import load_pipeline, reference_files, sample_video
 from analysis.videos.tuned_weights import load_delta
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pipelines import build
 
-from analysis.study.files import read_video
 from analysis.study.parameters import load_parameters
+from analysis.study.video_files import read_video
 from analysis.videos.generate import generate
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.scoring.score import load_video
-from analysis.study.files import content_key, read_video, write_atomically, write_video
+from analysis.study.files import content_key, write_atomically
+from analysis.study.video_files import read_video, write_video
 
 
 @given(st.integers(1, 6), st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))

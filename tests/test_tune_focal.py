@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import analysis.tuning.training_loop as post_training
-from analysis.study.cells import weights_hash
-from analysis.study.files import write_video
 from analysis.study.parameters import load_parameters
+from analysis.study.video_files import write_video
+from analysis.study.video_key import weights_hash
 from analysis.tuning.encode_clips import SLOTS, Shards, encode_clips, from_folder, from_world
 from analysis.tuning.training_loop import Tuning, order, tune, tuned_parameters, weak_blocks
 from analysis.tuning.tune_focal_guidance import guidances, read_settings, tune_focal

@@ -15,8 +15,9 @@ from random_testbed import cogvideox_backbone
 from safetensors.torch import load_file, save_file
 
 import analysis.tuning.training_loop as post_training
-from analysis.study.cells import expand, program_hash
+from analysis.study.cells import expand
 from analysis.study.parameters import Sweep, load_parameters
+from analysis.study.video_key import program_hash
 from analysis.tuning.encode_clips import Shards, encode_clips, from_world
 from analysis.tuning.joint_attention import check_pipeline, draw_time, noised
 from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
@@ -305,10 +306,10 @@ def test_the_command_writes_what_a_sweep_uses(backbone, tmp_path):
     save_file(tensors | {"leave.bias": tensors["leave.bias"] + 1}, file, metadata=notes | {"weights": "other"})
     with pytest.raises(ValueError, match=r"trained with other weights \(other\)"):
         expand(with_method(tuned, file), "s")
-    method = replace(FocalGuidance(CLIP), projection=str(file))
-    changed = program_hash([method], backbone.pipeline, recorded=False)
+    settings = [{"method": "focal", "projection": str(file)}]
+    changed = program_hash(settings, backbone.pipeline)
     save_file(tensors, file, metadata=notes)
-    assert program_hash([method], backbone.pipeline, recorded=False) != changed
+    assert program_hash(settings, backbone.pipeline) != changed
     assert not np.array_equal(sample_video(plain, backbone, image)[0], video)
 
 

@@ -22,9 +22,10 @@ import torch
 
 from methods.families import Layout, describe, inputs_by_name, layout_of
 
-from ..study.cells import Cell, canonical
+from ..study.cells import Cell
 from ..study.files import write_table
 from ..study.parameters import Backbone, Parameters
+from ..study.video_key import canonical
 from ..videos.generate import load_pipeline, sample_video
 from ..videos.study_videos import study_videos
 from .calibrated_blocks import calibrate

@@ -30,8 +30,9 @@ from testbed.oracle import Oracle
 from testbed.world import SIZE, Scene
 
 from ..report.plots import film_strips
-from ..study.cells import Cell, canonical, weights_hash
+from ..study.cells import Cell
 from ..study.parameters import Backbone, Parameters
+from ..study.video_key import canonical, weights_hash
 from ..videos.generate import load_pipeline, sample_video
 from .scenes import benchmark_sample, check_prompt, questions_about, reference
 

@@ -13,12 +13,13 @@ from PIL import Image
 
 from testbed.oracle import Oracle, displacement
 
-from ..study.benchmark_samples import load_reference, load_samples
-from ..study.files import read_video, write_atomically, write_table
+from ..study.benchmark_samples import load_samples
+from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import SCORES, runs_folder, sweep_folder
 from ..study.results_layout import STRIPS as STRIPS_FILE
+from ..study.video_files import load_reference, read_video
 from .fidelity import fidelity
 from .optical_flow import pair_scores
 

@@ -1,13 +1,10 @@
-"""The benchmark's samples and where their videos and references lie: what needs neither torch nor a model."""
+"""The benchmark's samples: prompts, questions and reference images."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-
-from PIL import Image
-
-from .files import read_video
 
 QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
 
@@ -17,6 +14,11 @@ def load_samples(folder: Path) -> list[dict]:
     file = folder / "meta.json"
     if not file.is_file():
         raise ValueError(f"no benchmark at {file}: run `python -m testbed benchmark` or `dvc repro benchmark`")
+    return _checked(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _checked(file: Path, changed: int) -> list[dict]:
     samples = json.loads(file.read_text())
     for sample in samples:
         name = sample.get("id", "without an id")
@@ -30,8 +32,3 @@ def load_samples(folder: Path) -> list[dict]:
                     f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed"
                 )
     return samples
-
-
-def load_reference(path: Path) -> Image.Image:
-    """An image, or the first frame of a video."""
-    return Image.fromarray(read_video(path)[0]) if path.suffix == ".mkv" else Image.open(path).convert("RGB")

@@ -21,9 +21,10 @@ from methods import FocalGuidance
 from methods.focal_anchors.keywords import Anchors
 from methods.focal_anchors.pipeline_run import watch_conditions
 
-from ..study.files import content_key, read_video, write_atomically
+from ..study.files import content_key, write_atomically
 from ..study.parameters import Backbone
 from ..study.progress import track
+from ..study.video_files import read_video
 from .joint_attention import encode_latents, is_joint
 
 SHARD = 32  # clips per file

@@ -19,10 +19,10 @@ from methods import FocalGuidance
 from methods.focal_anchors.projection import AnchorProjection, clip_hash, load_projection, sizes
 from methods.registry import from_dict
 
-from ..study.cells import weights_hash
 from ..study.files import content_key, write_atomically, write_table
 from ..study.parameters import Parameters
 from ..study.results_layout import lineage_of
+from ..study.video_key import weights_hash
 from ..videos.generate import load_pipeline
 from .encode_clips import Shards, Source, cache_name, encode_clips, text_slots
 from .joint_attention import check_pipeline, is_joint

@@ -25,12 +25,13 @@ from methods import blur_image, record, steer
 from methods.core.record import Recording
 from methods.registry import from_dict
 
-from ..study.benchmark_samples import load_reference, load_samples
+from ..study.benchmark_samples import load_samples
 from ..study.cells import Cell, expand
-from ..study.files import write_atomically, write_video
+from ..study.files import write_atomically
 from ..study.parameters import Backbone, Parameters
 from ..study.progress import track
 from ..study.results_layout import other_runs_folder, runs_folder
+from ..study.video_files import load_reference, write_video
 from ..study.workers import stopping, worker_pool
 from .fast_convolution import convolve_directly
 from .tuned_weights import load_delta
