@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.scoring.score import load_video
+from analysis.scoring.score_video import load_video
 from analysis.study.files import content_key, write_atomically
 from analysis.study.video_files import read_video, write_video
 

@@ -7,11 +7,10 @@ videos knows that nothing has to be made again.
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from pathlib import Path
 
 from ..study import made_from
 from ..study.cells import expand
-from ..study.files import code_hash, content_key
+from ..study.files import content_key
 from ..study.parameters import Parameters
 from ..study.results_layout import runs_folder, sweep_folder, tables_of
 
@@ -20,18 +19,14 @@ NOTE = "made_from.txt"
 
 def cells_stamp(parameters: Parameters, sweep: str) -> str:
     """Hash of the keys of a sweep's cells, the samples' questions and the code that scores; comments do not count."""
-    code = [f for name in made_from.SCORING_CODE for f in _python_files(Path(name))]
+    recorded = parameters.sweeps[sweep].record is not None
     return content_key(
         {
-            "cells": [cell.key for cell in expand(parameters, sweep)],
+            "cells": [cell.key for cell in expand(parameters, sweep, checked=False)],
             "samples": made_from.contents_hash([parameters.benchmark.folder / "meta.json"]),
-            "scoring": code_hash(code),
+            "scoring": made_from.scoring_code(recorded=recorded, strips=False),
         }
     )
-
-
-def _python_files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.is_file()
 
 
 def make_sweep(parameters: Parameters, sweep: str, executor: Executor) -> str:

@@ -9,7 +9,7 @@ from testbed.oracle import Oracle
 from testbed.world import render
 
 from ..study.cells import donor_of
-from .score import answer_all
+from .score_video import answer_all
 
 
 def blind_scores(seed: int, count: int) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ..study.files import write_table
 from ..study.parameters import Backbone, Parameters
 from ..videos.generate import run_cell
 from ..videos.study_videos import each_video, study_cells
-from .score import score_video
+from .score_video import score_video
 
 FOLDER = "curve"  # its videos go to runs/curve
 

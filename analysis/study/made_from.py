@@ -9,15 +9,13 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from .cells import expand
 from .files import content_key, write_atomically
 from .parameters import Parameters
-from .resolved_settings import resolve
-from .results_layout import runs_folder
+from .results_layout import runs_folder, sweep_folder, tables_of
+from .source_hash import import_closure, source_hash
 
-# What decides which videos a sweep has, apart from its settings and files: the keys' code, and that of all methods.
-KEY_CODE = ("methods", "analysis/study/cells.py", "analysis/study/video_key.py")
-SCORING_CODE = ("analysis/scoring", "analysis/attention/recording_summaries.py", "analysis/study/video_files.py", "analysis/study/files.py", "testbed/oracle.py",
-                "testbed/world.py")  # fmt: skip
+ROOT = Path(__file__).parents[2]
 
 
 def contents_hash(paths: Iterable[Path | str]) -> str:
@@ -41,32 +39,38 @@ def sizes_hash(folder: Path) -> str:
 
 
 def of_videos(parameters: Parameters, sweep: str) -> str:
-    """What the videos of a sweep are made from: its settings, checkpoints, the benchmark, the code of methods and keys, and
-    the videos of another sweep that are its references; and the videos themselves, so that none may be lost."""
-    grid = parameters.sweeps[sweep]
-    backbone = parameters.backbones[grid.backbone]
-    named = [backbone.checkpoint, *([backbone.delta] if backbone.delta else [])]
-    named += [v for name in grid.methods for part in parameters.methods[name] for v in part.values() if _is_path(v)]
-    source = grid.reference if grid.reference != "own" else None
-    return content_key(
-        {
-            "settings": resolve(parameters, sweep),
-            "files": contents_hash([*named, parameters.benchmark.folder]),
-            "code": contents_hash(KEY_CODE),
-            "references": of_videos(parameters, source) if source else "",
-            "videos": sizes_hash(runs_folder(parameters, sweep)),
-        }
-    )
+    """What the videos of a sweep are made from, the keys of its cells; and the videos themselves, so that none may be lost.
+
+    Raises ValueError for what a sweep cannot have, such as a missing checkpoint; methods are checked when videos are made.
+    """
+    keys = [cell.key for cell in expand(parameters, sweep, checked=False)]
+    return content_key({"keys": keys, "videos": sizes_hash(runs_folder(parameters, sweep))})
+
+
+def scoring_code(*, recorded: bool, strips: bool) -> dict[str, str]:
+    """{file: hash} of the code that scores a video and, if asked for, of that which summarises recordings and cuts film
+    strips: comments do not count, nor what else scores are read or counted with."""
+    modules = ["score_video.py", *(["score.py"] if strips else [])]
+    starts = [ROOT / "analysis/scoring" / name for name in modules]
+    starts += [ROOT / "analysis/attention/recording_summaries.py"] if recorded else []
+    files = {f for start in starts for f in import_closure(start, ROOT / "analysis", ("study",))}
+    files |= {ROOT / "analysis/study/video_files.py"}
+    files |= set(import_closure(ROOT / "testbed/oracle.py", ROOT / "testbed"))
+    return {file.relative_to(ROOT).as_posix(): source_hash(file) for file in sorted(files)}
 
 
 def of_scores(parameters: Parameters, sweep: str) -> str:
-    """What the scores of a sweep are made from: its videos and manifest, the samples and the code that scores."""
+    """What the tables of a sweep are made from: its videos and manifest, the samples and the code that scores; and the
+    tables themselves, which another commit may have put there."""
+    tables = [sweep_folder(parameters, sweep) / name for name in tables_of(parameters, sweep)]
+    recorded = parameters.sweeps[sweep].record is not None
     return content_key(
         {
             "videos": sizes_hash(runs_folder(parameters, sweep)),
             "samples": contents_hash([parameters.benchmark.folder / "meta.json"]),
-            "code": contents_hash(SCORING_CODE),
+            "code": scoring_code(recorded=recorded, strips=True),
             "backbone": parameters.sweeps[sweep].backbone,
+            "tables": contents_hash(tables),
         }
     )
 
@@ -79,7 +83,3 @@ def note(file: Path, stamp: str) -> None:
 def is_noted(file: Path, stamp: str, *results: Path) -> bool:
     """Whether the results are there and were made from what the stamp stands for."""
     return file.is_file() and file.read_text().strip() == stamp and all(r.is_file() for r in results)
-
-
-def _is_path(value) -> bool:
-    return isinstance(value, str) and Path(value).exists() and "/" in value
