@@ -148,6 +148,34 @@ def full(lineage: str, workers: Workers = None):
 
 
 @app.command()
+def verify_full(
+    videos: Annotated[
+        int, typer.Option(help="how many are made again: each method of each sweep once, and more")
+    ] = 240,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    accept: Annotated[bool, typer.Option(help="if all are equal, note that this code makes the whole run")] = False,
+    workers: Workers = None,
+):
+    """Make a sample of the full-size run's videos again and compare every score with the written one, in
+    results/full/verified.csv; ends with status 1 if one differs."""
+    parameters = load_parameters(full=True)
+    from .report import verify_full_size as full_size
+    from .videos.generate import default_executor
+
+    out = parameters.results / "verified.csv"
+    with default_executor(workers) as executor:
+        table = full_size.verify(parameters, executor, Path("build/verify"), out, count=videos, seed=seed)
+    differing = table[table["differing"] != ""]
+    print(f"{len(table) - len(differing)} of {len(table)} videos have every score as written; largest difference of "
+          f"{table['statistics'].sum()} recorded statistics: {table['statistics_largest'].max():.1e}")  # fmt: skip
+    if not full_size.is_equal(table):
+        print(differing[["sweep", "method", "sample", "differing", "largest"]].to_string(), file=sys.stderr)
+        raise typer.Exit(1)
+    if accept:
+        print(f"{full_size.accept(parameters)} sweeps are noted as made by this code")
+
+
+@app.command()
 def describe_full():
     """Write results/full/README.md: the sweeps of the full-size run, their samples and seeds, and the machine."""
     from .report.full_size_readme import describe_run

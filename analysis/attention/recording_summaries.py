@@ -69,26 +69,34 @@ def summarise_recordings(parameters: Parameters, sweep: str) -> None:
         raise ValueError(f"{len(bad)} videos of {sweep} failed, first: {bad.iloc[0]['reason']}")
     cells, steps, frames = [], [], []
     for row in track(manifest.to_dict("records"), len(manifest), f"attention {sweep}"):
-        table = _between_frames(read_recording(folder / f"{row['key']}.csv.gz"))
-        name = {k: row[k] for k in CELL}
-        table = table[table["branch"] == "cond"]
-        early = table[table["step"] < np.ceil(EARLY * table["steps"])]
-        between = table["statistic"] == "frame_mass"
-        looks_back = (table["query_frame"] > 0) & (~between | (table["key"] == "0"))
-        steps.append(_mean(table[looks_back], ["step", "block", "site", "statistic", "key"]).assign(**name))
-        for window, part in (("all", table), ("early", early)):
-            between = part["statistic"] == "frame_mass"
-            rest = part[~between & (part["query_frame"] > 0)]
-            cells.append(_mean(rest, ["site", "statistic", "key"]).assign(window=window, **name))
-            if between.any():
-                frames.append(_mean(part[between], ["query_frame", "key"]).assign(window=window, **name))
+        found = of_video(read_recording(folder / f"{row['key']}.csv.gz"))
+        for tables, part in zip((cells, steps, frames), found, strict=True):
+            tables.append(part.assign(**{k: row[k] for k in CELL}))
     cells = pd.concat(cells)
     if len(cells):
         write_table(cells[[*CELL, "window", "site", "statistic", "key", "value"]], out / "attention-cells.csv", FLOATS)
     write_table(_over_videos(pd.concat(steps)), out / "attention-steps.csv", FLOATS)
-    if frames:
-        table = pd.concat(frames).rename(columns={"key": "key_frame"})
-        write_table(table[[*CELL, "window", "query_frame", "key_frame", "value"]], out / "attention-frames.csv", FLOATS)
+    frames = pd.concat(frames)
+    if len(frames):
+        write_table(
+            frames[[*CELL, "window", "query_frame", "key_frame", "value"]], out / "attention-frames.csv", FLOATS
+        )
+
+
+def of_video(recording: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(cells, steps, frames) of one video, as `summarise_recordings` describes them; frames are empty if not recorded."""
+    table = _between_frames(recording)
+    table = table[table["branch"] == "cond"]
+    early = table[table["step"] < np.ceil(EARLY * table["steps"])]
+    looks_back = (table["query_frame"] > 0) & ((table["statistic"] != "frame_mass") | (table["key"] == "0"))
+    cells, frames = [], []
+    for window, part in (("all", table), ("early", early)):
+        between = part["statistic"] == "frame_mass"
+        rest = part[~between & (part["query_frame"] > 0)]
+        cells.append(_mean(rest, ["site", "statistic", "key"]).assign(window=window))
+        frames.append(_mean(part[between], ["query_frame", "key"]).assign(window=window))
+    steps = _mean(table[looks_back], ["step", "block", "site", "statistic", "key"])
+    return pd.concat(cells), steps, pd.concat(frames).rename(columns={"key": "key_frame"})
 
 
 def _between_frames(table):

@@ -34,26 +34,21 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     one = partial(score_video, folder=folder, frames=backbone.frames)
     results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
     rows = list(track(results, len(manifest), f"score {sweep}"))
-    table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
-    table.columns = [c.replace("-", "_") for c in table.columns]
-    columns = [
-        *SETTINGS,
-        "main_category",
-        "sub_category",
-        "domain",
-        "status",
-        "reason",
-        "answers",
-        "adherence",
-        *DIGITS,
-    ]
-    table = table.reindex(columns=columns)
+    table = score_table(rows, sweep)
     if not parameters.full_size:  # their first videos are the same
         first = [s["id"] for s in list(samples.values())[:STRIPS]]
         sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
         write_atomically(out / STRIPS_FILE, lambda path: write_sheet(sheet, path))
     write_table(table, out / SCORES)
     return table
+
+
+def score_table(rows: list[dict], sweep: str) -> pd.DataFrame:
+    """The rows of `score_video` as the table of a sweep: rounded, and with its columns in order."""
+    table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
+    table.columns = [c.replace("-", "_") for c in table.columns]
+    kinds = ["main_category", "sub_category", "domain"]
+    return table.reindex(columns=[*SETTINGS, *kinds, "status", "reason", "answers", "adherence", *DIGITS])
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:
