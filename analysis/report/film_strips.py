@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,11 +20,16 @@ GAP, EDGE, ZOOM = 6, 5, 2  # pixels between frames and of the coloured edge, aft
 def outcomes(scores: pd.DataFrame, seed: int) -> pd.Series:
     """What became of each video: "followed" (all questions right), "still copy" (answers as a still copy of the reference
     would be answered) or "wrong", in the order of `scores`, whose samples are those of the benchmark drawn from `seed`."""
-    copies = blind_scores(seed, 1 + max(_position(scores, seed)))
-    as_copy = copies[copies["video"] == "copy"].set_index("sample")["answers"]
+    as_copy = _answers_of_copies(seed, 1 + max(_position(scores, seed)))
     same = scores["answers"].to_numpy() == as_copy.loc[scores["sample"]].to_numpy()
     found = np.where(scores["adherence"] == 1, "followed", np.where(same, "still copy", "wrong"))
     return pd.Series(found, index=scores.index)
+
+
+@lru_cache(maxsize=4)
+def _answers_of_copies(seed: int, count: int) -> pd.Series:
+    copies = blind_scores(seed, count)
+    return copies[copies["video"] == "copy"].set_index("sample")["answers"]
 
 
 def _position(scores: pd.DataFrame, seed: int) -> list[int]:
@@ -47,6 +53,26 @@ def framed(strip: np.ndarray, outcome: str | None = None) -> np.ndarray:
     return sheet
 
 
+def by_setting(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], samples: list[str], seed: int, pick=(0, 2, 4)):
+    """(strips, marks) for `film_figure`: a row per setting, a column per sample, named by its prompt.
+
+    rows: {words: (strips (n, H, 5 W, 3), scores of the same n videos)}; samples: ids of the benchmark drawn from `seed`;
+    pick: which of the five frames are shown. Raises KeyError for a sample that a setting has not.
+    """
+    from testbed.benchmark import draw_benchmark
+
+    prompts, strips, marks = {record["id"]: record["prompt"] for record, _, _ in draw_benchmark(seed)}, {}, {}
+    for words, (films, scores) in rows.items():
+        place = {sample: i for i, sample in enumerate(scores["sample"])}
+        ends = outcomes(scores, seed)
+        for sample in samples:
+            film, key = films[place[sample]], (words, prompts[sample])
+            side = film.shape[0]
+            strips[key] = np.concatenate([film[:, i * side : (i + 1) * side] for i in pick], axis=1)
+            marks[key] = ends.iloc[place[sample]]
+    return strips, marks
+
+
 def film_figure(
     strips: dict[tuple[str, str], np.ndarray],
     marks: dict[tuple[str, str], str] | None,
@@ -59,7 +85,9 @@ def film_figure(
     texts in the order of their first use. marks: the outcome of each, which colours its edge; frames: the numbers of the
     n frames shown."""
     rows, columns = (list(dict.fromkeys(key[i] for key in strips)) for i in (0, 1))
-    size = (0.62 * len(frames) * len(columns) + 2.2, 0.72 * len(rows) + 1.0)
+    heads = {column: textwrap.fill(column, 12 * len(frames) // 2) for column in columns}
+    height = 0.76 * len(rows) + 0.8 + 0.16 * max(head.count("\n") for head in heads.values())
+    size = (0.62 * len(frames) * len(columns) + 2.2, height)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False)
     for (i, row), (j, column) in ((r, c) for r in enumerate(rows) for c in enumerate(columns)):
         ax = axes[i, j]
@@ -74,7 +102,7 @@ def film_figure(
                 ax.set_xticks([EDGE + k * (side + GAP) + side / 2 for k in range(len(frames))], frames, fontsize=7)
                 ax.tick_params(length=0)
         if i == 0 and column:
-            ax.set_title(textwrap.fill(column, 12 * len(frames) // 2), fontsize=9, fontweight="normal")
+            ax.set_title(heads[column], fontsize=9, fontweight="normal")
         if j == 0:
             ax.set_ylabel(textwrap.fill(row, width), rotation=0, ha="right", va="center", fontsize=8)
     if marks:
