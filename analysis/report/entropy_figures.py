@@ -14,6 +14,7 @@ from ..study.significance import rank_correlation
 from . import film_strips, labels, plots
 from .findings import interval, number
 from .score_tables import sweep_table
+from .step_block_figure import relative_change, step_block_figure
 
 # Title -> the measure of a model with cross-attention, and of one with joint attention
 PANELS = {
@@ -129,32 +130,15 @@ def forest_figure(ratios: pd.DataFrame, gamma: float):
 
 
 def where_figure(studies: dict[str, Scaled], gamma: float):
-    """Change of each entropy per step and block, in percent of the plain model's, all panels on one scale."""
-    index, changes = ["step", "block"], {}
+    """Change of each entropy per step and block under `gamma`, in percent of the plain model's."""
+    changes = {}
     for b, own in studies.items():
-        scaled, plain = (own.steps[own.steps["gamma"] == g].set_index(index) for g in (gamma, 1.0))
-        for name in (n for n in own.names if n.startswith("entropy")):
-            grid = (100 * (scaled[name] / plain[name] - 1)).reset_index(name="change")
-            grid["block"] = grid["block"].astype(int)
-            changes[b, name] = grid.pivot(index="block", columns="step", values="change").sort_index()
-    limit = max(grid.abs().to_numpy().max() for grid in changes.values())
-    most = max(sum(b == other for other, _ in changes) for b, _ in changes)
-    size = (3.3 * most + 0.8, 2.9 * len(studies) + 0.3)
-    figure, axes = plt.subplots(len(studies), most, figsize=size, squeeze=False)
-    for line, (b, own) in zip(axes, studies.items(), strict=True):
-        mine = [(name, grid) for (other, name), grid in changes.items() if other == b]
-        for ax, (name, grid) in zip(line, mine, strict=False):
-            style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "origin": "lower", "aspect": "auto"}
-            picture = ax.imshow(grid, **style)
-            ax.set(xlabel="denoising step", ylabel="block", xticks=grid.columns[::2], yticks=grid.index[::2])
-            ax.set_title(name, fontsize=10)
-            ax.grid(False)
-        for ax in line[len(mine) :]:
-            ax.set_axis_off()
-        line[0].set_ylabel(f"{labels.backbone(b)}, n = {len(own.plain)}\nblock")
-    figure.colorbar(picture, ax=axes, label="change of the entropy (%)", shrink=0.8)
-    figure.suptitle(f"Where γ {gamma:g} sharpens attention: blue is lower entropy", x=0.01, ha="left", weight="bold")
-    return figure
+        plain, scaled = (own.steps[own.steps["gamma"] == g] for g in (1.0, gamma))
+        names = [n for n in own.names if n.startswith("entropy")]
+        changes[b] = {name: relative_change(plain, scaled, name) for name in names}
+    counts = {b: len(own.plain) for b, own in studies.items()}
+    title = f"Where γ {gamma:g} sharpens attention: blue is lower entropy"
+    return step_block_figure(changes, counts, title)
 
 
 def adherence_figure(studies: dict[str, Scaled]):
