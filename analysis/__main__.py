@@ -334,6 +334,15 @@ def notebook(name: str, full: Full = False):
 
 
 @app.command()
+def readme_picture():
+    """Draw the README's picture into results/readme.png: film strips of the small run, bars of the full-size one."""
+    from .report.readme_picture import write_readme_picture
+
+    backbones = load_parameters().notebooks["01_testbed"]["backbones"]
+    write_readme_picture(Path("results/readme.png"), backbones)
+
+
+@app.command()
 def curve(backbone: str = "wan-i2v", samples: int = 60, workers: Workers = None):
     """Score the states kept while a testbed model was trained into testbed/checkpoints/logs/adherence-BACKBONE.csv."""
     from testbed.__main__ import CHECKPOINTS, TRAINING

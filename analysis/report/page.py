@@ -78,7 +78,7 @@ class Page:
         alt = alt or _title(figure)
         if not alt:
             raise ValueError(f"figure {name} has neither a title nor an alternative text")
-        picture = _png(figure)
+        picture = png(figure)
         plt.close(figure)
         if self.folder is not None:
             write_atomically(self.folder / f"{name}.png", lambda path: path.write_bytes(picture))
@@ -121,10 +121,10 @@ def _title(figure) -> str:
     return next((" ".join(t.split()) for t in titles if t), "")
 
 
-def _png(figure) -> bytes:
+def png(figure, dpi: float | str = "figure") -> bytes:
     """The figure as PNG with a palette, without a version in it: equal figures are equal bytes."""
     drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
+    figure.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
     picture = Image.open(drawn).convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     picture.save(packed, format="png", optimize=True)
     return packed.getvalue()

@@ -19,6 +19,7 @@ from .score_tables import sweep_table
 
 EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
+KEPT_STRIPS = 8  # samples of a cell whose film strips are kept, see analysis.scoring.score
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
