@@ -74,6 +74,22 @@ def test_a_notebook_is_told_what_to_read_and_where_to_write(monkeypatch, tmp_pat
     assert not list(done.parent.glob("_failed_*"))
 
 
+def test_links_of_a_notebook_hold_in_its_executed_copy():
+    def relinked(text, folder):
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+        return execute_notebook.relink(book, Path(folder)).cells[0].source
+
+    text = "[how](../docs/reading.md), [7](07_method_sweeps.ipynb), [5](05_semantic_weak_layers.ipynb), [web](https://x.y/z)"
+    assert relinked(text, "results/01_testbed") == (
+        "[how](../../docs/reading.md), [7](../../results/07_method_sweeps/07_method_sweeps.ipynb), "
+        "[5](../../results/05_semantic_weak_layers/05_semantic_weak_layers.ipynb), [web](https://x.y/z)"
+    )
+    assert relinked(text, "results/full/01_testbed") == (
+        "[how](../../../docs/reading.md), [7](../../../results/full/07_method_sweeps/07_method_sweeps.ipynb), "
+        "[5](../../../results/05_semantic_weak_layers/05_semantic_weak_layers.ipynb), [web](https://x.y/z)"
+    )
+
+
 def test_a_notebook_that_cannot_be_told_is_refused(monkeypatch, tmp_path):
     source_notebook(tmp_path, 'results = "results"', "1")
     monkeypatch.setattr(execute_notebook, "SOURCES", tmp_path)

@@ -15,8 +15,9 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from ..study.results_layout import SMALL, notebook_folder
+from ..study.results_layout import FULL, SMALL, notebook_folder
 from .kernel_environment import kernel_environment
+from .page import AT_FULL_SIZE
 
 SOURCES = Path("notebooks")
 HIDE = "hide-input"  # the tag by which documentation builders fold a cell's code
@@ -55,9 +56,26 @@ def execute(name: str, parameters: dict, results: Path = SMALL) -> Path:
     except PapermillExecutionError as error:
         raise ValueError(f"{source}, cell {error.exec_count}: {error.ename}: {error.evalue} (see {partial})") from None
     book = nbformat.read(partial, as_version=4)
-    nbformat.write(scrub(book), partial)
+    nbformat.write(relink(scrub(book), folder), partial)
     os.replace(partial, target)
     return target
+
+
+def relink(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Let links that hold in `notebooks/` hold in the executed copy in `folder`, too: those to files of the repository, and
+    those to another notebook, which lead to its executed copy, the full-size one if both have one."""
+    root = Path(os.path.relpath(".", folder)).as_posix()
+
+    def copy_of(match: re.Match) -> str:
+        name = match[1]
+        results = FULL if folder.parent == FULL and name in AT_FULL_SIZE else SMALL
+        return f"]({root}/{(notebook_folder(name, results) / name).as_posix()}.ipynb"
+
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"\]\(\.\./", f"]({root}/", cell.source)
+            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", copy_of, text)
+    return book
 
 
 def scrub(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
