@@ -162,6 +162,12 @@ def strips_figure(parameters: Parameters, backbone: str, count: int, scale: floa
     return film_strips.film_figure(strips, marks, title, FRAMES, width=40)
 
 
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with words for its backbones and for the categories of questions, for readers."""
+    words = table.assign(backbone=table["backbone"].map(labels.backbone))
+    return words.assign(category=words["category"].str.replace("_", " ")) if "category" in words else words
+
+
 def controls(studies: dict[str, dict[str, pd.DataFrame]], seed: int) -> pd.DataFrame:
     """Adherence with its interval, and macro, of every setting and control of each backbone, in percent."""
     rows, omit = {}, [k for k in labels.EVENTS if k != "motion"]
