@@ -135,6 +135,13 @@ def test_a_smoke_run_states_no_finding(shown):
     assert shown[1].data == "**What was found.** AlignVid helps."
 
 
+def test_a_smoke_run_states_no_verdict(shown):
+    rows = pd.DataFrame([{"claim": "it helps", "effect": "+1", "n": 3, "verdict": "supported"}])
+    open_page("07_method_sweeps", "results").verdicts(rows)
+    open_page("07_method_sweeps", "results/full").verdicts(rows)
+    assert "supported" not in shown[0].data and "✔ supported" in shown[1].data
+
+
 def test_every_setting_has_words():
     parameters = load_parameters(ROOT / "params.yaml")
     for name, parts in parameters.methods.items():

@@ -71,10 +71,17 @@ class CacheMaps:
 
 
 def _watch(
-    cell: Cell, image: Path, backbone: Backbone, guidance: FocalGuidance, scenes: dict, drawn: tuple[str, ...]
+    cell: Cell,
+    image: Path,
+    backbone: Backbone,
+    guidance: FocalGuidance,
+    scenes: dict,
+    drawn: tuple[str, ...],
+    outlined: tuple[str, ...],
 ) -> tuple[list[dict], list[pd.DataFrame]]:
     """(rows of the table of words, parts of the table of maps) of one sample. `scenes`: what each reference shows;
-    `drawn`: the samples whose maps are kept, for which a guided video is made, too."""
+    `drawn`: the samples whose cache is kept, for which a guided video is made, too; `outlined`: those whose similarity and
+    weights are."""
     pipe, draw = load_pipeline(backbone), cell.sample in drawn
     every_word = replace(guidance, sign=1, select=-1.0)
     off = replace(guidance, text=0.0, latent=0.0, cache=0.0)
@@ -90,12 +97,19 @@ def _watch(
         for kind, word in (("colour", thing.colour), ("shape", thing.shape)):
             if word in words.words:
                 similarity = words.similarity[words.words.index(word)].cpu().numpy()
-                area = localisation(similarity, object_mask(picture, thing.colour, side))
-                rows.append({"sample": cell.sample, "word": word, "kind": kind, "auc": area})
+                mask = object_mask(picture, thing.colour, side)
+                inside = float("nan")
+                if word in selected.words and mask.any():
+                    inside = float(selected.weights[selected.words.index(word)].cpu().numpy()[mask].sum())
+                area = localisation(similarity, mask)
+                rows.append({"sample": cell.sample, "word": word, "kind": kind, "auc": area, "inside": inside})
     named = {row["word"] for row in rows}
-    rows.append({"sample": cell.sample, "word": " ".join(selected.words), "kind": "keywords", "auc": float("nan")})
+    keywords = {"sample": cell.sample, "word": " ".join(selected.words), "kind": "keywords"}
+    rows.append(keywords | {"auc": float("nan"), "inside": float("nan")})
     shown = [word for word in selected.words if word in named] or selected.words[:4]
-    return rows, _keyword_maps(cell.sample, selected, shown, observers) if draw else []
+    if not (draw or cell.sample in outlined):
+        return rows, []
+    return rows, _keyword_maps(cell.sample, selected, shown, observers if draw else {})
 
 
 def _keyword_maps(sample: str, selected, shown: list[str], observers: dict[str, CacheMaps]) -> list[pd.DataFrame]:
@@ -122,20 +136,23 @@ def _as_rows(values: np.ndarray, **labels) -> pd.DataFrame:
 
 
 def focal_study(
-    parameters: Parameters, backbone: str, method: str, executor: Executor, *, samples: int, drawn: int, out: Path
-) -> pd.DataFrame:
+    parameters: Parameters, backbone: str, method: str, executor: Executor, *, samples: int, drawn: int, out: Path,
+    outlined: int = 8,
+) -> pd.DataFrame:  # fmt: skip
     """Write `<out>/words.csv` and `maps.csv` for the benchmark's first samples under `methods.<method>`.
 
     words: per named colour and shape of an object that the reference shows, how well the plain similarity (sign 1) points
-    at it (auc), and per sample the keywords that the method selects. maps: for the first `drawn` samples, similarity and
-    region over the patches of each keyword that names an object, and Eq. 10's maps of the middle step and latent frame,
-    unguided and guided.
+    at it (auc), which share of its anchor's weight lies on it (inside; none for a word that is no keyword), and per sample the
+    keywords that the method selects. maps: for the first `outlined` samples, similarity and weight over the patches of each
+    keyword that names an object; for the first `drawn` also Eq. 10's maps of the middle step and latent frame, unguided
+    and guided.
     """
+    first = tuple(cell.sample for cell, _ in study_cells(parameters, backbone, samples))
     found = study_videos(
         parameters, backbone, samples, _watch, executor, "keyword anchors",
         guidance=next(m for m in map(from_dict, parameters.methods[method]) if isinstance(m, FocalGuidance)),
         scenes={record["id"]: scene for record, scene, _ in draw_benchmark(parameters.benchmark.seed)},
-        drawn=tuple(cell.sample for cell, _ in study_cells(parameters, backbone, samples)[:drawn]),
+        drawn=first[:drawn], outlined=first[:outlined],
     )  # fmt: skip
     words = pd.DataFrame([row for rows, _ in found.values() for row in rows])
     maps = pd.concat([part for _, parts in found.values() for part in parts], ignore_index=True)

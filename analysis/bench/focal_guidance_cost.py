@@ -144,3 +144,8 @@ def shares(s: Shapes, weak: int, keywords: list[int]) -> pd.DataFrame:
         for k in keywords
     }
     return pd.DataFrame(table)
+
+
+def cost_sentence(s: Shapes) -> str:
+    """How much one forward pass is, which the shares are of."""
+    return f"One forward pass at {s.tokens:,} tokens: {forward_operations(s) / 1e12:.0f} TFLOP."

@@ -104,7 +104,9 @@ def _tallies(part: pd.DataFrame, claims: Claims) -> str:
     for model in claims.models:
         counts = part[part["model"] == model]["verdict"].value_counts()
         supported, total = counts.get("supported", 0), counts.sum()
-        told.append(f"{labels.backbone(model)}: {supported} of {total} supported, {counts.get('contradicted', 0)} contradicted")
+        told.append(
+            f"{labels.backbone(model)}: {supported} of {total} supported, {counts.get('contradicted', 0)} contradicted"
+        )
     return "; ".join(told)
 
 
@@ -112,7 +114,9 @@ def _line(claim: Claim, rows: pd.DataFrame, claims: Claims, parameters: Paramete
     """A row: a cell per model; times, which are no model's, stand in the first one."""
     records = rows.to_dict("records")
     cells = {m: [_cell(r) for r in records if r["model"] == m] for m in claims.models}
-    cells[next(iter(claims.models))] += [f"{r['model']}: {_cell(r)}" for r in records if r["model"] not in claims.models]
+    cells[next(iter(claims.models))] += [
+        f"{r['model']}: {_cell(r)}" for r in records if r["model"] not in claims.models
+    ]
     replaced = {old for names in claims.stand_ins.values() for old in names}
     note = "¹" if any(s.method in replaced for s in claim.test.settings) else ""
     source = "" if claim.paper == OWN else f" ({claims.papers[claim.paper].split(' (')[0]}, {claim.where})"
@@ -174,7 +178,6 @@ def compared(test: Difference | Trend | Correlation | FirstHalf | Cost, paramete
     label = KNOWN[test.measure].label
     if isinstance(test, Trend):
         return f"{label} over {len(words)} levels: {words[0]} to {words[-1]}"
-
 
     text = f"{label}: {words[0]} against {'; '.join(words[1 : 1 + len(test.against)])}"
     return text + (f"; less {words[-2]} against {words[-1]}" if test.beyond else "")

@@ -13,8 +13,9 @@ from ..study.significance import holm, mean_interval, paired_difference, verdict
 from . import labels
 from .film_strips import film_figure, outcomes
 from .findings import effect, interval, number, side
-from .plots import forest, load_strips
+from .plots import load_strips
 from .score_tables import sweep_table
+from .tuning_figures import difference_forest, nothing_changed
 
 PARTS = ("focal-fsg", "focal-cache", "focal-full")
 MEASURES = {
@@ -57,7 +58,7 @@ def pointing_figure(words: pd.DataFrame):
         ax.set(xlim=(0, 1), xlabel="area under the curve, plain similarity")
         ax.set_title(f"{kind} words, n = {len(values)}", fontsize=10)
     axes[0, 0].set_ylabel("words")
-    axes[0, 0].legend(fontsize=8, loc="upper center")
+    axes[0, 0].legend(fontsize=8, loc="upper right")
     figure.suptitle(
         "Where a word points: 1 always at its object, 0 always away from it", x=0.01, ha="left", fontweight="bold"
     )
@@ -74,8 +75,10 @@ def regions_figure(parameters: Parameters, words: pd.DataFrame, maps: pd.DataFra
     """The references of the first samples, with the region outlined that each keyword's anchor is made of: a row per word
     of the prompt that names an object, a column per sample."""
     maps = maps[maps["what"] == "weight"]
-    names = list(dict.fromkeys(maps["sample"]))[:samples]
-    own = {name: list(dict.fromkeys(maps.loc[maps["sample"] == name, "word"])) for name in names}
+    named = words[words["inside"].notna()]
+    own = {name: list(dict.fromkeys(part["word"])) for name, part in named.groupby("sample", sort=False)}
+    names = [name for name in dict.fromkeys(maps["sample"]) if name in own][:samples]
+    own = {name: own[name] for name in names}
     rows = max(map(len, own.values()))
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     figure, axes = plt.subplots(rows, len(names), figsize=(1.55 * len(names), 1.75 * rows + 0.5), squeeze=False)
@@ -83,7 +86,7 @@ def regions_figure(parameters: Parameters, words: pd.DataFrame, maps: pd.DataFra
         ax.set_axis_off()
     for column, name in zip(axes.T, names, strict=True):
         picture = Image.open(parameters.benchmark.folder / records[name]["image-path"]).convert("RGB")
-        inside = words[(words["sample"] == name) & words["inside"].notna()].set_index("word")["inside"]
+        inside = named[named["sample"] == name].drop_duplicates("word").set_index("word")["inside"]
         for ax, word in zip(column, own[name], strict=False):
             part = maps[(maps["sample"] == name) & (maps["word"] == word)]
             grid = part.pivot(index="row", columns="column", values="value").to_numpy(float)
@@ -91,8 +94,7 @@ def regions_figure(parameters: Parameters, words: pd.DataFrame, maps: pd.DataFra
             ax.imshow(picture, interpolation="lanczos")
             ax.contour(used, [0.5], colors="white", linewidths=2.5)
             ax.contour(used, [0.5], colors="black", linewidths=1.2)
-            share = f", {inside[word]:.0%} on it" if word in inside and np.ndim(inside[word]) == 0 else ""
-            ax.set_title(f"{word}{share}", fontsize=8, fontweight="normal", loc="center")
+            ax.set_title(f"{word}, {100 * inside[word]:.0f} % on it", fontsize=8, fontweight="normal", loc="center")
     found, count = hits(words)
     figure.suptitle(
         f"Regions that anchors are made of: most of the weight lies on the named object for {found} of {count} keywords",
@@ -153,9 +155,8 @@ def part_effects(steered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
             if column == "displacement_px":
                 a, b = (t[t["main_category"] == "motion"] for t in (part, plain))
             d = paired_difference(a, b, column)
-            if column != "adherence" and d["gained"] == d["lost"] == 0:  # a proportion's interval means nothing here
-                d["low"] = d["high"] = 0.0
-            row = {"setting": labels.setting(method), "measure": column, "unit": unit, "unsteered": factor * b[column].mean()}
+            row = {"setting": labels.setting(method), "measure": column, "unit": unit}
+            row |= {"unsteered": factor * b[column].mean(), "unchanged": nothing_changed(d, len(a))}
             row |= {k: factor * d[k] for k in ("difference", "low", "high")}
             rows.append(row | {k: d[k] for k in ("n", "gained", "lost", "p")})
     table = pd.DataFrame(rows)
@@ -166,8 +167,8 @@ def effects_figure(effects: pd.DataFrame):
     """Change against the unsteered model, a panel per measure with its unit and n."""
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(14, 2.5), sharey=True)
     for ax, (column, (label, unit, _)) in zip(axes, MEASURES.items(), strict=True):
-        part = effects[effects["measure"] == column].rename(columns={"difference": "mean"})
-        forest(ax, part, "setting", line=0.0, color="C3")
+        part = effects[effects["measure"] == column].rename(columns={"setting": "comparison"})
+        difference_forest(ax, part)
         ax.set_title(f"{label}, n = {part['n'].iloc[0]}", fontsize=8, fontweight="normal")
         ax.set_xlabel(f"change ({unit})", fontsize=8)
         ax.locator_params(axis="x", nbins=4)
@@ -207,19 +208,21 @@ def sentences(words: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         away = {"below": "on average its negative points better", "above": "on average the plain similarity points better",
                 "not clear of": "on average neither sign points better"}[side(row["low"], row["high"], 0.5)]  # fmt: skip
         told.append(
-            f"For {row['kind']} words the similarity points clearly at the object for {row['points at']:.0%} and clearly away "
-            f"for {row['points away']:.0%} of {row['words']}; {away} (area {number(row['auc'], 2)}, "
+            f"For {row['kind']} words the similarity points clearly at the object for {100 * row['points at']:.0f} % and clearly away "
+            f"for {100 * row['points away']:.0f} % of {row['words']}; {away} (area {number(row['auc'], 2)}, "
             f"{interval(row['low'], row['high'], 2)})."
         )
     told.append(f"Most of an anchor's weight lies on the named object for {found} of {count} keywords.")
     part = effects[effects["measure"] == "adherence"]
-    changes = "; ".join(
-        f"{r['setting']} {effect(r['difference'], r['low'], r['high'], 'points')}" for r in part.to_dict("records")
-    )
+    changes = "; ".join(f"{r['setting']} {_effect(r)}" for r in part.to_dict("records"))
     clear = {side(r["low"], r["high"]) for r in part.to_dict("records")}
     end = " None is clear of zero." if clear == {"not clear of"} else ""
     told.append(f"Without any training, adherence changes by: {changes}; {part['n'].iloc[0]} prompts.{end}")
     return told
+
+
+def _effect(row: dict) -> str:
+    return row["unchanged"] or effect(row["difference"], row["low"], row["high"], "points")
 
 
 def verdicts(words: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
@@ -227,10 +230,17 @@ def verdicts(words: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in pointing_table(words).to_dict("records"):
         claim = f"The negative similarity points at the object on average: {row['kind']} words (Eq. 6)."
-        words_ = f"area {number(row['auc'], 2)} ({interval(row['low'], row['high'], 2)}), chance 0.5"
-        rows.append({"claim": claim, "effect": words_, "n": row["prompts"], "verdict": verdict(row["low"], row["high"], -1, 0.5)})
+        told_ = f"area {number(row['auc'], 2)} ({interval(row['low'], row['high'], 2)}), chance 0.5"
+        rows.append(
+            {
+                "claim": claim,
+                "effect": told_,
+                "n": row["prompts"],
+                "verdict": verdict(row["low"], row["high"], -1, 0.5),
+            }
+        )
     for row in effects[effects["measure"] == "adherence"].to_dict("records"):
         claim = f"{row['setting']} raises adherence without training (table 3)."
-        words_ = effect(row["difference"], row["low"], row["high"], "points")
-        rows.append({"claim": claim, "effect": words_, "n": row["n"], "verdict": verdict(row["low"], row["high"], 1)})
+        told_ = _effect(row)
+        rows.append({"claim": claim, "effect": told_, "n": row["n"], "verdict": verdict(row["low"], row["high"], 1)})
     return pd.DataFrame(rows)

@@ -33,10 +33,10 @@ SETTINGS = {
     "alg": "Low-pass guidance",
     "alg-first-step": "Low-pass guidance, first step",
     "focal-full": "Focal Guidance",
-    "focal-fsg": "Focal Guidance, binding only",
+    "focal-fsg": "Focal Guidance without the cache",
     "focal-cache": "Focal Guidance, cache only",
     "focal-joint-full": "Focal Guidance",
-    "focal-joint-fsg": "Focal Guidance, binding only",
+    "focal-joint-fsg": "Focal Guidance without the cache",
     "focal-joint-cache": "Focal Guidance, cache only",
 }
 # Methods by the name that params.yaml gives them -> (words, colour of the palette in matplotlibrc). A method that is not

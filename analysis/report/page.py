@@ -23,6 +23,7 @@ import analysis
 
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters, load_parameters
+from .findings import verdict_table
 from .notebook_parameters import check_parameters
 
 SIZES = {"results": False, "results/full": True}
@@ -88,6 +89,13 @@ class Page:
         """Write a table as `<folder>/<name>.csv`, rounded to `digits`; without a folder nothing happens."""
         if self.folder is not None:
             write_table(table if digits is None else table.round(digits), self.folder / f"{name}.csv")
+
+    def verdicts(self, rows: pd.DataFrame) -> None:
+        """Show the verdicts on claims (see findings.verdict_table). A smoke run states none."""
+        if self.smoke:
+            display(Markdown("> **Smoke run.** Verdicts are those of the full-size run."))
+        else:
+            display(Markdown(verdict_table(rows)))
 
     def text(self, text: str, name: str | None = None) -> None:
         """Show Markdown, and write it as `<folder>/<name>.md` if it has a name."""

@@ -86,7 +86,7 @@ def sizes(found: dict[str, pd.DataFrame]) -> tuple[int, int]:
 
 def compare(found: dict[str, pd.DataFrame], pairs: list[tuple[str, str, str]], columns: list[str]) -> pd.DataFrame:
     """A row per measure and pair of `pairs`, in percent points for adherence and macro: difference, low, high, n, gained,
-    lost, videos, p, p (Holm) over the table; unchanged: no video has another value."""
+    lost, p, p (Holm) over the table; unchanged: "0 of n videos changed" where that is all there is to say, else ""."""
     rows = []
     for column in columns:
         factor = 100 if column in MEASURES else 1
@@ -94,15 +94,24 @@ def compare(found: dict[str, pd.DataFrame], pairs: list[tuple[str, str, str]], c
             x, y = found[a], found[b]
             if column == "displacement_px":
                 x, y = (t[t["main_category"] == "motion"] for t in (x, y))
+            if x.empty:  # a few prompts may ask for no movement at all
+                continue
             d = paired_difference(x, y, column)
-            unchanged = d["gained"] == d["lost"] == 0
-            if unchanged and column not in MEASURES:  # an interval of a proportion says nothing about other measures
-                d["low"] = d["high"] = 0.0
-            row = {"measure": column, "comparison": name, "unchanged": unchanged, "videos": len(x)}
+            row = {"measure": column, "comparison": name, "unchanged": nothing_changed(d, len(x))}
             scaled = {k: factor * d[k] for k in ("difference", "low", "high")}
             rows.append(row | scaled | {k: d[k] for k in ("n", "gained", "lost", "p")})
     table = pd.DataFrame(rows)
     return table.assign(**{"p (Holm)": holm(table["p"])})
+
+
+def nothing_changed(difference: dict, videos: int) -> str:
+    """Words for a `paired_difference` of which no prompt changed, "" if one did. Its interval would be that of a proportion,
+    which is wide and says nothing about this comparison."""
+    if difference["difference"] != 0 or difference["p"] != 1 or difference["low"] != -difference["high"]:
+        return ""
+    if difference["gained"] == difference["lost"] == 0:
+        return f"0 of {videos} videos changed"
+    return f"0 of {difference['n']} prompts changed on the mean of their seeds" if videos > difference["n"] else ""
 
 
 def levels(found: dict[str, pd.DataFrame], column: str) -> pd.DataFrame:
@@ -116,7 +125,9 @@ def levels(found: dict[str, pd.DataFrame], column: str) -> pd.DataFrame:
 
 def ablation_table(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The levels of the six settings and, in columns of the same row, their difference to the untuned model."""
-    tested = compare(found, [(s, s, UNTUNED) for s in list(found)[1:]], list(MEASURES)).set_index(["measure", "comparison"])
+    tested = compare(found, [(s, s, UNTUNED) for s in list(found)[1:]], list(MEASURES)).set_index(
+        ["measure", "comparison"]
+    )
     rows = []
     for column in MEASURES:
         for row in levels(found, column).to_dict("records"):
@@ -129,13 +140,13 @@ def ablation_table(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
-def _differences(ax, table: pd.DataFrame) -> None:
+def difference_forest(ax, table: pd.DataFrame) -> None:
     """Differences with intervals; one that changed no video is a tick with its count, as it has no spread."""
     for y, row in zip(range(len(table))[::-1], table.to_dict("records"), strict=True):
         if row["unchanged"]:
             ax.plot(0, y, "|", color="black", markersize=12)
-            ax.annotate(f"0 of {row['videos']} videos changed", (0, y), (6, 0), textcoords="offset points", va="center",
-                        fontsize=7)  # fmt: skip
+            words = row["unchanged"].replace(" on the", "\non the")
+            ax.annotate(words, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=7)
         else:
             bars = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
             ax.errorbar(row["difference"], y, xerr=bars, fmt="o", capsize=3, color="C3")
@@ -159,7 +170,7 @@ def ablation_figure(found: dict[str, pd.DataFrame]):
             top.errorbar(row["mean"], y, xerr=bars, fmt="o", capsize=3, color="C3" if guided else "black")
         top.set_yticks(range(len(table))[::-1], table["setting"])
         top.set(xlim=(0, 103), xlabel=label, title=f"{label.removesuffix(' (%)')}, n = {prompts}")
-        _differences(bottom, compare(found, ADDED, [column]))
+        difference_forest(bottom, compare(found, ADDED, [column]))
         bottom.set(xlabel="points more than the control")
     axes[0, 0].legend(loc="lower left", fontsize=7)
     figure.suptitle(
@@ -181,10 +192,11 @@ QUALITY = {
 def quality_figure(found: dict[str, pd.DataFrame]):
     """Fidelity and motion: what tuning and guidance each change, a panel per measure with its own unit and n."""
     table = compare(found, COMPARED, list(QUALITY))
-    figure, axes = plt.subplots(1, len(QUALITY), figsize=(14, 2.7), sharey=True)
-    for ax, (column, label) in zip(axes, QUALITY.items(), strict=True):
+    shown = {column: label for column, label in QUALITY.items() if column in set(table["measure"])}
+    figure, axes = plt.subplots(1, len(shown), figsize=(14, 2.7), sharey=True)
+    for ax, (column, label) in zip(axes, shown.items(), strict=True):
         part = table[table["measure"] == column]
-        _differences(ax, part)
+        difference_forest(ax, part)
         moving = "move prompts only, " if column == "displacement_px" else ""
         ax.set_title(f"{moving}n = {part['n'].iloc[0]}", fontsize=8, fontweight="normal")
         ax.set_xlabel(f"change of {label}", fontsize=8)
@@ -254,10 +266,16 @@ def loss_sentence(change: pd.DataFrame) -> str:
     told = [f"{number(mean[k], 2, sign=True)} ± {number(error[k], 2)} % {k}" for k in change]
     better = [k for k in change if mean[k] < -2 * error[k]]
     worse = [k for k in change if mean[k] > 2 * error[k]]
-    answer = "The tuning learned nothing measurable from the guidance" if not better else f"Tuning predicts better with the {' and the '.join(better)}"
+    answer = (
+        "The tuning learned nothing measurable from the guidance"
+        if not better
+        else f"Tuning predicts better with the {' and the '.join(better)}"
+    )
     if worse:
         answer += f"; it predicts worse {'in all three runs' if len(worse) == 3 else 'with: ' + ', '.join(worse)}"
-    return f"{answer}. Loss against the control's in the last {len(last)} steps, mean ± standard error: {', '.join(told)}."
+    return (
+        f"{answer}. Loss against the control's in the last {len(last)} steps, mean ± standard error: {', '.join(told)}."
+    )
 
 
 # --- Sentences --------------------------------------------------------------------------------------------------------
@@ -276,13 +294,15 @@ def sentences(found: dict[str, pd.DataFrame]) -> list[str]:
     end = "None of the three intervals is clear of zero." if sides == {"not clear of"} else ""
     told.append(f"On top of the tuned control, the guidance adds: {shown}. {end}".strip())
     if alone["unchanged"]:
-        told.append(f"Without tuning, the guidance changed the outcome of 0 of {alone['videos']} videos.")
+        told.append(f"Without tuned attention, the guidance changes no prompt's adherence ({alone['unchanged']}).")
     else:
         told.append(f"Without tuned attention, the guidance changes adherence by {_effect(alone)}.")
     return told
 
 
 def _effect(row, count: bool = True) -> str:
+    if row["unchanged"]:
+        return f"nothing ({row['unchanged']})"
     words = effect(row["difference"], row["low"], row["high"], "points", int(row["n"]) if count else None)
     if side(row["low"], row["high"]) != "not clear of" and row["p (Holm)"] >= 0.05:
         words += f" [not significant among the comparisons made: p {row['p (Holm)']:.2f}]"
@@ -303,7 +323,6 @@ def verdicts(found: dict[str, pd.DataFrame], more: list[tuple[str, str, str]], *
     for (claim, d), corrected in zip(tested, p, strict=True):
         low, high = 100 * d["low"], 100 * d["high"]
         words = f"{number(100 * d['difference'], sign=True)} points ({interval(low, high)}), p {corrected:.2f}"
-        if d["gained"] == d["lost"] == 0:
-            words = f"0 of {len(found[UNTUNED])} videos changed"
+        words = nothing_changed(d, len(found[UNTUNED])) or words
         rows.append({"claim": claim, "effect": words, "n": d["n"], "verdict": verdict(low, high, 1)})
     return pd.DataFrame(rows)
