@@ -12,8 +12,9 @@ from statsmodels.stats.multitest import multipletests
 from analysis.papers.claim_inputs import NotRun, Study, common
 from analysis.papers.claim_rules import TESTS, cost
 from analysis.papers.claim_schema import ATTENTION, FRAMES, LAYERS, SCORES, Claims, Setting, load_claims
+from analysis.papers.claims_page import KINDS, SYMBOLS, kind_of, page
 from analysis.papers.code_differences import write_ledger
-from analysis.papers.decide_claims import decide, page, write_claims
+from analysis.papers.decide_claims import decide, write_claims
 from analysis.study.files import write_table
 from analysis.study.parameters import Sweep, load_parameters
 
@@ -335,15 +336,11 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     data = Study(tmp_path, PARAMETERS, claims.models, claims.stand_ins)
     table, ledger = write_claims(claims, data), write_ledger(claims, data)
     text = (tmp_path / "claims/claims.md").read_text()
-    counts = table[table["model"] == "wan-i2v"]["verdict"].value_counts()
-    told = next(line for line in text.splitlines() if line.startswith("**wan-i2v"))
-    assert all(f" {n} {word}" in told for word, n in counts.items())
-    assert all(text.count(f"| {c.claim} (") == 1 for c in claims.claims)
+    assert "Smoke run" in text and not set("✔✘○") & set(text)  # a small run states no verdict
+    assert all(text.count(f"| {c.claim} |") == 1 for c in claims.claims)
     assert (table["reason"] != "").eq(table["verdict"] == "not run").all()
     assert list(pd.read_csv(tmp_path / "claims/claims.csv")["verdict"]) == list(table["verdict"])
     assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "claims/ledger.csv"))
-    links = {name: f"notebooks/{name}" for c in claims.claims for name in c.notebook}
-    assert page(table, claims, links).count("](notebooks/") == sum(len(c.notebook) for c in claims.claims)
     row = table[table["model"] == "wan-i2v"].set_index("id").loc["dominance"]
     assert row["verdict"] == "supported" and 0 < row["low"] < row["effect"] < row["high"]
     scores = pd.read_csv(
@@ -352,6 +349,30 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     changes = scores.pivot(index=["sample", "seed"], columns="method", values="adherence")
     row = table[table["model"] == "cogvideox-i2v"].set_index("id").loc["focal-zero-shot"]
     assert row["effect"] == pytest.approx(100 * (changes["focal-joint-full"] - changes["none"]).mean())
+
+
+def test_the_full_page_has_every_claim_once_under_what_it_is_about(claims):
+    full = load_parameters(ROOT / "params.yaml", full=True)
+    table = decide(claims, Study(ROOT / "results/full", full, claims.models, claims.stand_ins))
+    text = page(table, claims, full)
+    parts = dict(zip(KINDS, re.split(r"\n## .*\n", text)[1:], strict=True))
+    for claim in claims.claims:
+        assert text.count(f"| {claim.claim}") == 1 and claim.claim in parts[kind_of(claim)]
+    assert text.count(".ipynb)") == sum(len(c.notebook) for c in claims.claims)
+    for kind, part in parts.items():
+        own = table[table["id"].isin([c.id for c in claims.claims if kind_of(c) == kind])]
+        assert all(part.count(SYMBOLS[word]) == n for word, n in own["verdict"].value_counts().items())
+        for model in claims.models:
+            counts = own[own["model"] == model]["verdict"].value_counts()
+            assert f"{counts.get('supported', 0)} of {counts.sum()} supported" in part
+    assert not re.search(r"focal-(full|fsg|cache)|dymos-|alignvid-", re.sub(r"\]\([^)]*\)|`[^`]*`", "", text))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("alignvid-adherence", "efficacy"), ("dymos-motion", "efficacy"),
+    ("alignvid-fidelity", "cost"), ("calibrated-adherence", "cost"), ("dymos-cost", "cost"), ("twin-distance", "mechanism"),
+    ("entropy-adherence", "mechanism"), ("foreground-first-half", "mechanism"), ("unguided-dymos", "own")])  # fmt: skip
+def test_what_a_claim_is_about(claims, name, kind):
+    assert kind_of(next(c for c in claims.claims if c.id == name)) == kind
 
 
 def test_the_same_setting_in_two_sweeps_has_the_same_scores(claims):

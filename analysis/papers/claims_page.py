@@ -76,7 +76,7 @@ def page(table: pd.DataFrame, claims: Claims, parameters: Parameters) -> str:
         chosen = [claim for claim in claims.claims if kinds[claim.id] == kind]
         lines += [_line(claim, part[part["id"] == claim.id], claims, parameters) for claim in chosen]
     for model, names in claims.stand_ins.items():
-        used = sorted(new for new in names.values() if labels.family(new) == "Focal Guidance")
+        used = sorted(new for new in names.values() if labels.family(new, parameters) == "Focal Guidance")
         lines += ["", f"¹ On the {labels.backbone(model)}, Focal Guidance runs with a trained projection (settings "
                   f"{', '.join(f'`{n}`' for n in used)})."]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -135,7 +135,7 @@ def _cell(row: dict) -> str:
         return f"{sign} not run"
     unit = row["unit"]
     digits = DIGITS.get(unit, 2)
-    margin = f", margin {number(row['line'], digits if row['line'] % 1 else 0)}" if row["line"] else ""
+    margin = f", line {number(row['line'], digits if row['line'] % 1 else 0)}" if row["line"] else ""
     count = f"{row['n']:,.0f} tokens" if row["model"].startswith("a block") else f"n = {row['n']:.0f}"
     ends = f"{number(row['low'], digits)} to {number(row['high'], digits)}"
     return f"{sign} {number(row['effect'], digits, sign=True)} {unit}".strip() + f" ({ends}), {count}{margin}"
@@ -159,7 +159,7 @@ def setting_words(setting: Setting, parameters: Parameters) -> str:
     """A setting of claims.yaml as a reader would say it."""
     plain = setting.method == "none" and (setting.model or setting.blur or setting.reference == "twin")
     said = [] if plain else [labels.setting(setting.method, setting.guidance_scale, parameters)]
-    said += [SIBLINGS[setting.model]] * bool(setting.model)
+    said += [SIBLINGS[setting.model]] if setting.model else []
     said += [f"reference blurred, σ {setting.blur:g}"] * (setting.blur > 0)
     said += ["from the text-to-video model's frame"] * (setting.reference == "twin")
     said += ["others' prompts"] * (setting.prompts != "own") + ["early steps"] * (setting.window == "early")
