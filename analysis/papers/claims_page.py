@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pandas as pd
 
 from ..report import labels
 from ..report.findings import number
-from ..report.page import AT_FULL_SIZE
 from ..study.parameters import Parameters
+from ..study.results_layout import claims_folder, notebook_folder
 from .claim_schema import KNOWN, Claim, Claims, Correlation, Cost, Difference, FirstHalf, Setting, Trend
 
 SYMBOLS = {"supported": "✔", "contradicted": "✘", "inconclusive": "○", "not run": "–"}
@@ -66,7 +69,7 @@ def page(table: pd.DataFrame, claims: Claims, parameters: Parameters) -> str:
         "wholly on the claimed side, and p, corrected within the claim's family by Holm, is below 0.05; contradicted: the "
         "same on the other side. Times have quartiles over rounds and no p. These are verdicts about the small models of "
         "this repository, not about the papers' checkpoints. All numbers: [claims.csv](claims.csv); how to read them: "
-        "[docs/reading.md](../../../docs/reading.md); samples, seeds and machine: [README](../README.md)."
+        "[docs/reading-notebooks.md](../../../docs/reading-notebooks.md); samples, seeds and machine: [README](../README.md)."
     ]
     for kind, (heading, about) in KINDS.items():
         part = table[table["kind"] == kind]
@@ -121,12 +124,17 @@ def _line(claim: Claim, rows: pd.DataFrame, claims: Claims, parameters: Paramete
     note = "¹" if any(s.method in replaced for s in claim.test.settings) else ""
     source = "" if claim.paper == OWN else f" ({claims.papers[claim.paper].split(' (')[0]}, {claim.where})"
     said = f"{claim.claim}{note}{source}<br>*{compared(claim.test, parameters)}*"
-    return f"| {said} | {' | '.join('<br>'.join(c) or '–' for c in cells.values())} | {_links(claim)} |"
+    return f"| {said} | {' | '.join('<br>'.join(c) or '–' for c in cells.values())} | {_links(claim, parameters.results)} |"
 
 
-def _links(claim: Claim) -> str:
-    up = {name: ".." if name in AT_FULL_SIZE else "../.." for name in claim.notebook}
-    return ", ".join(f"[{name[:2]}]({up[name]}/{name}/{name}.ipynb)" for name in claim.notebook)
+def _links(claim: Claim, results: Path) -> str:
+    """Links to the notebooks, from the page's folder: to the full-size copy where there is one."""
+    links = {}
+    for name in claim.notebook:
+        own = notebook_folder(name, results) / f"{name}.ipynb"
+        found = own if own.is_file() else notebook_folder(name) / own.name
+        links[name] = os.path.relpath(found, claims_folder(results))
+    return ", ".join(f"[{name[:2]}]({link})" for name, link in links.items())
 
 
 def _cell(row: dict) -> str:

@@ -57,7 +57,7 @@ class Lineage:
 
 
 LINEAGES = {
-    "wan": Lineage("", "focal-", "testbed/checkpoints/focal/losses.csv"),
+    "wan": Lineage("", "focal-", "testbed/checkpoints/focal-wan/losses.csv"),
     "cogvideox": Lineage("cogvideox-", "focal-joint-", "testbed/checkpoints/focal-cogvideox/losses.csv"),
 }
 
