@@ -22,9 +22,12 @@ ORDER = [INPUTS, VIDEOS, SCORES, STUDIES, BOOKS, PAPERS]
 
 def stages(file: Path) -> list[dict]:
     """Name, desc, commands, dependencies and outputs of each stage, as written: templates are not filled in."""
-    found = []
-    for name, stage in YAML(typ="safe", pure=True).load(file.read_text())["stages"].items():
+    found, written = [], YAML(typ="safe", pure=True).load(file.read_text())
+    lists = {f"${{{k}}}": v for part in written.get("vars", []) for k, v in part.items()}
+    for name, stage in written["stages"].items():
         each = stage.get("foreach") or stage.get("matrix")
+        if isinstance(each, dict):
+            each = {k: lists.get(v, v) if isinstance(v, str) else v for k, v in each.items()}
         body = stage.get("do", stage)
         commands = body["cmd"] if isinstance(body["cmd"], list) else [body["cmd"]]
         outs = [next(iter(o)) if isinstance(o, dict) else o for o in body.get("outs", [])]
