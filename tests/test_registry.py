@@ -43,7 +43,8 @@ def test_a_new_method_is_one_new_file(tmp_path):
 
 def test_every_method_has_a_name_and_a_label():
     found = find_methods()
-    assert found == {"alignvid": AlignVid, "dymos": DyMoS, "focal": FocalGuidance, "lowpass": LowPassGuidance}
+    shipped = {"alignvid": AlignVid, "dymos": DyMoS, "focal": FocalGuidance, "lowpass": LowPassGuidance}
+    assert shipped.items() <= found.items()  # a further method needs no edit here
     assert len({kind.label for kind in found.values()}) == len(found)
     assert to_dict(from_dict({"method": "dymos", "gamma": 1.0}))["method"] == "dymos"
 
