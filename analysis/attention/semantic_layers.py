@@ -43,7 +43,7 @@ from ..videos.study_videos import study_cells, study_videos
 from .morans_i import morans_i
 
 SPACES = ("hidden", "attention")
-MAP_SAMPLES, MAP_FRAME, MAP_STEPS = 2, 2, (0, 3, 6, 9)  # which maps are kept to be looked at
+MAP_SAMPLES, MAP_FRAME = 2, 2  # which maps are kept to be looked at, of the last step
 
 
 def normalised(maps: np.ndarray) -> np.ndarray:
@@ -161,11 +161,11 @@ def block_scores(recorder: WordMaps, words: list[str], sample: str) -> list[dict
 
 
 def keyword_maps(recorder: WordMaps, words: list[str], sample: str) -> pd.DataFrame:
-    """The normalised maps of the first and the last keyword in latent frame MAP_FRAME at MAP_STEPS, one row a token."""
+    """The normalised maps of the first and the last keyword in latent frame MAP_FRAME at the last step, one row a token."""
     keywords = [w for w in words if is_keyword(w)]
-    parts = []
+    parts, last = [], max(step for _, step, _ in recorder.maps)
     for (space, step, block), maps in recorder.maps.items():
-        if step not in MAP_STEPS:
+        if step != last:
             continue
         for word in dict.fromkeys([keywords[0], keywords[-1]]):
             values = normalised(maps[words.index(word)])[MAP_FRAME]
