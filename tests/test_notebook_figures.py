@@ -1,5 +1,6 @@
 """Figures, sentences and verdicts of notebooks 01 to 04 and the README's picture, on small made-up tables."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,9 @@ from analysis.report import training_figures as training
 from analysis.report.dominance_figures import DISTANCE, DOMINANCE, FIDELITY, FLOW, MOVED, MOVED_ASKED
 from analysis.report.film_strips import by_setting
 from analysis.report.step_block_figure import relative_change
+from analysis.study.parameters import load_parameters
+
+ROOT = Path(__file__).parent.parent
 
 EVENTS = ("modification", "addition", "deletion", "motion")
 
@@ -128,3 +132,12 @@ def test_the_sentence_about_the_reference_follows_the_data(reference, word):
     assert claims.loc["scaling takes attention off the reference (figure 3)", "verdict"] == word
     sentences = " ".join(entropy_claims.findings(studies, ratios, correlations, 2.0))
     assert ("figure 3 describes less" in sentences) == (word == "contradicted")
+
+
+def test_the_reference_is_blurred_as_the_pipeline_blurs_it():
+    from analysis.videos.generate import reference_image
+
+    parameters = load_parameters(ROOT / "params.yaml")
+    path = ROOT / parameters.benchmark.folder / "images/motion_000.png"
+    given = np.asarray(reference_image(path, parameters.backbones["wan-i2v"], 2.0))
+    assert (blur_figures.reference(parameters, "motion_000", 2.0) == given).all()

@@ -9,8 +9,8 @@ import torch
 
 from methods.blur import blur_image
 
-from ..study.benchmark_samples import load_reference
 from ..study.parameters import Parameters, sweeps_by_backbone
+from ..study.video_files import load_reference
 from . import film_strips, labels, plots
 from .blur_study import ADHERENCE, CONDITIONS, FIDELITY, FLOW, MOVED_ASKED, REFERENCE, WORDS, Blurred
 from .score_tables import study_table, sweep_table
