@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import (
+    blur_figures,
     blur_study,
     dominance_claims,
     dominance_figures,
