@@ -7,6 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.papers.claim_schema import load_claims
+from analysis.papers.claims_page import kind_of
+from analysis.study.parameters import load_parameters
 from analysis.study.significance import paired_difference
 
 ROOT = Path(__file__).parents[1]
@@ -148,38 +151,25 @@ def table():
     ]
 
 
-# What a claim is about. Costs: also what is said to be kept.
-KINDS = {
-    "that a method works": {
-        "blur-adherence", "alignvid-adherence", "alignvid-motion", "gamma-adherence", "early-window", "alignvid-guidance",
-        "focal-zero-shot", "focal-tuned-fsg", "focal-tuned-cache", "focal-tuned", "bias-motion", "negative-bias",
-        "dymos-motion", "dymos-schedules", "alg-motion",
-    },
-    "about attention and layers": {
-        "blur-text-attention", "blur-entropy", "scaling-entropy", "entropy-adherence", "foreground-first-half",
-        "weak-middle-coherence", "dominance", "dominance-early", "twin-distance",
-    },
-    "about costs": {
-        "blur-fidelity", "alignvid-fidelity", "gamma-fidelity", "energy-fidelity", "calibrated-adherence",
-        "calibrated-fidelity", "focal-fidelity", "dymos-first-frame", "dymos-fidelity", "alg-fidelity",
-    },
-}  # fmt: skip
+# Kinds of claims, as the claims page tallies them -> the README's words for them.
+WORDS = {"efficacy": "that a method works", "mechanism": "about attention and layers", "cost": "about costs"}
 
 
 def tally():
-    """Lines of the README: how many claims of each kind were supported, contradicted and inconclusive, per model."""
+    """Lines of the README: how many of the papers' claims of each kind were supported, contradicted and inconclusive."""
+    kinds = {
+        c.id: kind_of(c) for c in load_claims(load_parameters(ROOT / "params.yaml"), ROOT / "papers/claims.yaml").claims
+    }
     claims = read("claims/claims.csv")
-    own = claims["paper"] == "together"
-    claims = claims[claims["model"].isin(["wan-i2v", "cogvideox-i2v"])]
-    assert set(claims.loc[~own, "id"]) == set().union(*KINDS.values())
+    claims = claims.assign(kind=claims["id"].map(kinds))
     lines = []
-    for kind, ids in KINDS.items():
-        counts = [
-            [int((part["verdict"] == v).sum()) for v in ("supported", "contradicted", "inconclusive")]
-            for part in (claims[claims["id"].isin(ids) & (claims["model"] == f"{x}-i2v")] for x in (WAN, COG))
-        ]
-        words = "{} supported, {} contradicted, {} inconclusive".format(*counts[0])
-        lines.append(f"* {kind} ({len(ids)}): Wan-type {words}; CogVideoX-type {', '.join(map(str, counts[1]))}.")
+    for kind, words in WORDS.items():
+        parts = [claims[(claims["kind"] == kind) & (claims["model"] == f"{x}-i2v")] for x in (WAN, COG)]
+        verdicts = ("supported", "contradicted", "inconclusive")
+        counts = [[int((part["verdict"] == v).sum()) for v in verdicts] for part in parts]
+        first = ", ".join(f"{n} {v}" for n, v in zip(counts[0], verdicts, strict=True))
+        second = ", ".join(map(str, counts[1]))
+        lines.append(f"* {words} ({len(parts[0])}): Wan-type {first}; CogVideoX-type {second}.")
     return lines
 
 
