@@ -1,11 +1,14 @@
 """The whole way from params.yaml to scores, with the real pipeline class and random weights."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +20,7 @@ from ruamel.yaml import YAML
 from transformers import CLIPVisionModel
 
 from analysis.__main__ import app
+from analysis.videos.generate import load_pipeline
 from testbed.benchmark import write_benchmark
 from testbed.command_line import run
 from testbed.models import build_clip
@@ -68,10 +72,33 @@ def start(folder, *arguments):
     )  # fmt: skip
 
 
+class Here(Executor):
+    """Does a task when it is submitted, in this process: a new one takes seconds to start."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 def call(folder, *arguments):
-    process = start(folder, *arguments)
-    out, err = process.communicate()
-    return process.returncode, out, err
+    """(status, stdout, stderr) of a command that runs in this process, with its workers."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    load_pipeline.cache_clear()  # checkpoints of other folders have the same relative path
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["analysis", *arguments])
+        for module in ("study.workers", "videos.generate"):
+            patch.setattr(f"analysis.{module}.worker_pool", lambda *_: Here())
+        try:
+            run(app)
+        except SystemExit as stop:
+            code = stop.code
+    load_pipeline.cache_clear()
+    return code, out.getvalue(), err.getvalue()
 
 
 def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
@@ -94,8 +121,9 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
 
     (runs / f"{manifest['key'][1]}.mkv").write_bytes(b"broken")
     (runs / f"{manifest['key'][2]}.mkv").unlink()
-    code, out, err = call(world, "score", "small")
-    assert code == 0, err
+    process = start(world, "score", "small")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     scores = pd.read_csv(world / "results/sweeps/wan/small/scores.csv")
     assert list(scores["status"]) == ["ok", "corrupt", "missing", "ok", "ok", "ok"]
     assert list(scores["adherence"][1:3]) == [0, 0] and list(scores["macro"][1:3]) == [0, 0]
@@ -240,11 +268,12 @@ def test_the_keys_of_full_size_sweeps_follow_what_determines_their_videos(world)
     (world / "build/keys").mkdir(parents=True)
     (world / "build/keys/gone").write_text("of a sweep that is no more")
     assert call(world, "keys")[0] == 0
-    assert [p.name for p in (world / "build/keys").iterdir()] == ["sized"]
-    before = (world / "build/keys/sized").read_text().split()
+    written = world / "build/keys/wan/sized"
+    assert [p for p in (world / "build/keys").rglob("*") if p.is_file()] == [written]
+    before = written.read_text().split()
     assert len(before) == len(set(before))
     parameters["sweeps"]["sized"]["guidance_scale"] = [2.5]
     write_parameters(world, parameters)
     assert call(world, "keys")[0] == 0
-    after = (world / "build/keys/sized").read_text().split()
+    after = written.read_text().split()
     assert len(after) == 2 and not set(before) & set(after)
