@@ -314,6 +314,19 @@ def claims(full: Full = False):
 
 
 @app.command()
+def diagrams():
+    """Draw one diagram per method, of what it changes where, into docs/diagrams."""
+    import matplotlib
+
+    from .report.method_diagrams import draw_diagrams
+
+    matplotlib.use("Agg")
+    matplotlib.rc_file("matplotlibrc")
+    for path in draw_diagrams(load_parameters()):
+        print(path)
+
+
+@app.command()
 def tables(full: Full = False):
     """Rebuild the papers' tables from the scores: paper_tables.csv and a Markdown file per paper."""
     from .papers.paper_tables import build_tables, count, write_tables
