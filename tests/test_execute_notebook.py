@@ -14,8 +14,8 @@ import pytest
 
 from analysis.report.execute_notebook import execute
 from analysis.report.kernel_environment import kernel_environment
+from analysis.report.notebook_page import open_page
 from analysis.report.notebook_parameters import check_parameters
-from analysis.report.page import open_page
 from analysis.study.parameters import load_parameters
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +100,7 @@ def test_a_parameter_of_another_kind_is_named(tmp_path, wrong, message):
 
 def test_a_page_checks_what_its_notebook_was_run_with(monkeypatch):
     kernel = SimpleNamespace(user_ns={"backbones": "wan-i2v"})
-    monkeypatch.setattr("analysis.report.page.get_ipython", lambda: kernel)
+    monkeypatch.setattr("analysis.report.notebook_page.get_ipython", lambda: kernel)
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match="it must be a list"):
         open_page("07_method_sweeps")

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from analysis.report.execute_notebook import scrub
-from analysis.report.page import AT_FULL_SIZE
+from analysis.report.notebook_page import AT_FULL_SIZE
 from analysis.study.parameters import load_parameters
 from analysis.study.results_layout import lineage_of
 

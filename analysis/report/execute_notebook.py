@@ -17,7 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..study.results_layout import FULL, SMALL, notebook_folder
 from .kernel_environment import kernel_environment
-from .page import AT_FULL_SIZE
+from .notebook_page import AT_FULL_SIZE
 
 SOURCES = Path("notebooks")
 HIDE = "hide-input"  # the tag by which documentation builders fold a cell's code

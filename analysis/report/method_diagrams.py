@@ -25,7 +25,7 @@ from methods.registry import from_dict
 
 from ..study.files import write_atomically
 from ..study.parameters import Parameters
-from .page import png
+from .notebook_page import png
 
 FOLDER = Path("docs/diagrams")
 # method -> (file, setting of params.yaml on a Wan-type and on a CogVideoX-type model)

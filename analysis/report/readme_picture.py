@@ -19,7 +19,7 @@ from ..study.significance import paired_difference
 from . import film_strips, labels, plots
 from .against_unsteered import comparison
 from .film_strips import COLOURS
-from .page import png
+from .notebook_page import png
 
 UNSTEERED, GUIDED = ("none", 1.0), ("none", 3.0)
 # Row -> the setting of each lineage: guidance alone, then each method as it was published or released for its family.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.report import execute_notebook, film_strips, labels
 from analysis.report.findings import effect, level, number, side, verdict_table
-from analysis.report.page import open_page
+from analysis.report.notebook_page import open_page
 from analysis.study.parameters import load_parameters
 from methods.registry import find_methods
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def shown(monkeypatch):
     found = []
-    monkeypatch.setattr("analysis.report.page.display", found.append)
+    monkeypatch.setattr("analysis.report.notebook_page.display", found.append)
     return found
 
 
