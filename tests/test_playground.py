@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from transformers import CLIPVisionModel
 from analysis.playground import panel as playground_panel
 from analysis.playground import steered_pair as playground
 from analysis.playground.panel import Panel
+from analysis.playground.pictures import animation, attention_figure, attention_sentence, strips_figure
 from analysis.playground.scenes import (
     benchmark_sample,
     build_event,
@@ -31,19 +33,12 @@ from analysis.playground.scenes import (
     questions_about,
     sample_names,
 )
-from analysis.playground.steered_pair import (
-    Request,
-    animation,
-    attention_figure,
-    benchmark_request,
-    run_pair,
-    strips_figure,
-)
+from analysis.playground.steered_pair import Request, benchmark_request, first_neglected, run_pair
 from analysis.study.cells import expand
 from analysis.study.parameters import load_parameters
 from analysis.videos.generate import reference_files, sample_video
 from testbed import wan as wan_lineage
-from testbed.benchmark import write_benchmark
+from testbed.benchmark import draw_benchmark, write_benchmark
 from testbed.models import build_clip, build_clip_tokenizer
 from testbed.oracle import Oracle
 from testbed.world import EVENT_PHRASES, render
@@ -131,6 +126,38 @@ def test_nothing_on_and_neutral_strengths_change_no_bit(parameters, steering):
     assert np.array_equal(*pair.videos)
     assert any("no method is on" in note for note in pair.notes) == (not steering)
     assert "the same" in attention_figure(pair).get_suptitle()
+
+
+def test_a_pair_says_what_was_mended_broken_and_lost(parameters):
+    pair = run_pair(parameters, benchmark_request(parameters, "addition_000", methods=[]))
+    question = "Is there a red circle at the end of the video?"
+    answers = pd.DataFrame(
+        {"question": ["Is there a green square at the end of the video?", question], "wanted": ["yes", "yes"],
+         "unsteered": ["no", "yes"], "steered": ["yes", "no"]}
+    )  # fmt: skip
+    told = replace(pair, answers=answers).told
+    assert "1 of 2 answers right unsteered, 1 steered" in told
+    assert "Steering mends: “Is there a green square at the end of the video?” (no → yes)" in told
+    assert f"Steering breaks: “{question}” (yes → no)" in told
+    assert "At the end of the steered video the red circle is not found." in told
+    assert "Nothing was asked" in replace(pair, answers=answers[:0]).told
+
+
+def test_the_blocks_that_a_method_acts_in_are_marked(parameters):
+    method = [{"method": "alignvid", "gamma": 2.0, "window": "all", "blocks": [0, 2]}]
+    pair = run_pair(parameters, benchmark_request(parameters, "motion_000", methods=method))
+    assert pair.acting == {0, 2} and "marked blocks" in attention_sentence(pair)
+    assert "grey" in attention_figure(pair).get_suptitle()
+    plain = run_pair(parameters, benchmark_request(parameters, "motion_000", methods=[]), earlier=pair)
+    assert plain.acting == frozenset() and attention_sentence(plain) == "Both runs looked at the same."
+
+
+def test_demonstrations_are_the_first_neglected_prompts(parameters):
+    order = [record["id"] for record, _, _ in draw_benchmark(parameters.benchmark.seed)]
+    found = first_neglected(parameters, "wan-i2v", 2)  # a random model follows none
+    assert len(found) == 2 and found == [s for s in order if s in found]
+    with pytest.raises(ValueError, match="2 are needed"):
+        first_neglected(parameters, "wan-i2v", 2, limit=1)
 
 
 def test_what_an_earlier_pair_made_is_not_made_again(parameters, monkeypatch):
@@ -402,7 +429,7 @@ def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world)
             cwd=world, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        files = sorted(p for p in (world / "results").rglob("10_playground*") if p.is_file())
+        files = sorted(p for p in (world / "results/10_playground").iterdir() if p.is_file())
         assert len(files) == 6
         runs.append({p.name: p.read_bytes() for p in files})
         time.sleep(1)  # times of day would differ

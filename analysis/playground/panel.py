@@ -1,4 +1,4 @@
-"""The widgets of notebook 10, which show a pair of videos (see analysis/playground.py)."""
+"""The widgets of notebook 10, which show a pair of videos (see analysis/playground/steered_pair.py)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image
 from testbed.world import COLOURS, DIRECTIONS, EVENTS, MAX_OBJECTS, SHAPES, SIZE, Scene, caption, generator
 
 from ..study.parameters import Parameters
+from .pictures import animation, attention_figure, strips_figure
 from .scenes import PLACES, benchmark_sample, build_event, build_scene, reference, sample_names
-from .steered_pair import DRAWN, Request, animation, attention_figure, backbones, run_pair, strips_figure
+from .steered_pair import DRAWN, Request, backbones, run_pair
 
 # The switches of the panel: label, the method of params.yaml that gives the settings, and the settings with a control:
 # (lowest, highest, step) of a slider, or the choices of a list.
@@ -180,7 +181,7 @@ class Panel:
     def run(self) -> None:
         """Make the pair and show it; the last one stays until then."""
         self.pair = run_pair(self.parameters, self.request(), say=self.say, earlier=self.pair)
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.pair.notes)
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in (self.pair.told, *self.pair.notes))
         asked = self.pair.answers.to_html(index=False) if len(self.pair.answers) else ""
         self.results.children = [
             widgets.Image(value=png(strips_figure(self.pair)), format="png"),

@@ -1,13 +1,9 @@
-"""A scene, a prompt and methods, run twice on the same noise, unsteered and steered, and the pictures of both.
-
-Scenes and questions come from analysis/scenes.py; analysis/playground_panel.py has the widgets of notebook 10.
-"""
+"""A scene, a prompt and methods, run twice on the same noise, unsteered and steered: videos, answers, attention, outcomes."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import sys
 import tempfile
 import time
@@ -17,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from methods import steer
+from methods.core.block_lists import choose_blocks
 from methods.core.interception import replace_attribute
+from methods.families import Block
 from methods.registry import from_dict
+from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
 from testbed.world import SIZE, Scene
 
-from ..report.plots import film_strips
 from ..study.cells import Cell
 from ..study.parameters import Backbone, Parameters
 from ..study.video_key import canonical, weights_hash
@@ -70,12 +67,38 @@ class Pair:
     notes: list[str]
     fps: int
     made: dict = field(repr=False)
+    outcomes: tuple[str | None, str | None] = (None, None)  # of both videos, a key of film_strips.COLOURS
+    acting: frozenset[int] = frozenset()  # blocks that the methods with a list of blocks act in
 
     @property
     def verdict(self) -> str:
         """How many answers are right in both."""
         right = [int((self.answers[run] == self.answers["wanted"]).sum()) for run in RUNS]
         return f"{right[0]} of {len(self.answers)} answers right unsteered, {right[1]} steered"
+
+    @property
+    def told(self) -> str:
+        """What the oracle says in words: answers that steering mended or broke, and shapes that are lost at the end."""
+        if self.answers.empty:
+            return "Nothing was asked."
+        right = {run: self.answers[run] == self.answers["wanted"] for run in RUNS}
+        said = [f"The oracle finds {self.verdict}."]
+        for words, chosen in (
+            ("Steering mends", ~right[RUNS[0]] & right[RUNS[1]]), ("Steering breaks", right[RUNS[0]] & ~right[RUNS[1]])
+        ):  # fmt: skip
+            if chosen.any():
+                changed = [
+                    f"“{a['question']}” ({a[RUNS[0]]} → {a[RUNS[1]]})" for a in self.answers[chosen].to_dict("records")
+                ]
+                said.append(f"{words}: {'; '.join(changed)}.")
+        for run in RUNS:
+            shapes = self.answers["question"].str.extract(r"^Is there an? (.+) at the end(?: of the video)?\?$")[0]
+            lost = shapes[shapes.notna() & (self.answers["wanted"] == "yes") & ~right[run]]
+            if len(lost):
+                said.append(
+                    f"At the end of the {run} video the {' and the '.join(lost)} {'is' if len(lost) == 1 else 'are'} not found."
+                )
+        return " ".join(said)
 
 
 # --- Running ---------------------------------------------------------------------------------------------------------
@@ -130,7 +153,43 @@ def run_pair(
         answers[run] = [oracle.answer(video, q["question"]).value for q in questions]
     attention = pd.concat([looked.assign(run=RUNS[0]), looked_steered.assign(run=RUNS[1])], ignore_index=True)
     notes = [n for n in (*notes, why, "" if used else "no method is on: both videos are the same") if n]
-    return Pair(request, (plain, steered), answers, attention, notes, backbone.fps, made)
+    marks = tuple(_outcome(request.scene, answers, run, len(plain)) for run in RUNS)
+    acting = _acting_blocks(used, type(pipe.transformer).__name__, sorted(attention["block"].astype(int).unique()))
+    return Pair(request, (plain, steered), answers, attention, notes, backbone.fps, made, marks, acting)
+
+
+def _outcome(scene: Scene, answers: pd.DataFrame, run: str, frames: int) -> str | None:
+    """What became of a video: followed, still copy (answered as one), or wrong; None if nothing was asked."""
+    if answers.empty:
+        return None
+    if (answers[run] == answers["wanted"]).all():
+        return "followed"
+    copy, oracle = np.repeat(reference(scene)[None], frames, axis=0), Oracle()
+    return (
+        "still copy" if [oracle.answer(copy, q).value for q in answers["question"]] == list(answers[run]) else "wrong"
+    )
+
+
+def _acting_blocks(used: list, family: str, indices: list[int]) -> frozenset[int]:
+    """Positions of the blocks that the methods with a list of blocks act in; none if no method has one."""
+    known = tuple(Block(i, str(i)) for i in indices)
+    listed = [m.blocks if hasattr(m, "blocks") else m.weak for m in used if hasattr(m, "blocks") or hasattr(m, "weak")]
+    return frozenset().union(*(choose_blocks(known, which, family) for which in listed))
+
+
+def first_neglected(parameters: Parameters, backbone: str, count: int, limit: int = 40) -> list[str]:
+    """The first `count` samples of the benchmark's order whose prompt the unsteered model does not follow. A rule, so that no
+    demonstration is chosen by hand. Raises ValueError if there are not so many among the first `limit`."""
+    found = []
+    for record, _, _ in draw_benchmark(parameters.benchmark.seed)[:limit]:
+        pair = run_pair(parameters, benchmark_request(parameters, record["id"], methods=[], backbone=backbone))
+        if pair.outcomes[0] != "followed":
+            found.append(record["id"])
+        if len(found) == count:
+            return found
+    raise ValueError(
+        f"{backbone} follows all but {len(found)} of the benchmark's first {limit} prompts; {count} are needed"
+    )
 
 
 def backbones(parameters: Parameters) -> list[str]:
@@ -185,65 +244,3 @@ def attention_by_group(table: pd.DataFrame) -> pd.DataFrame:
         named = lengths["site"].map({"text": "text branch", "image": "image tokens"})
         parts.append(lengths.assign(panel="cross-attention output", group=named, share=share))
     return pd.concat(parts, ignore_index=True)[["panel", "block", "group", "share"]]
-
-
-# --- Showing ---------------------------------------------------------------------------------------------------------
-def film_strip(video: np.ndarray) -> np.ndarray:
-    """Five frames of a video (T, H, W, 3), from the first to the last, side by side: (H, 5 W, 3)."""
-    return np.concatenate(video[np.linspace(0, len(video) - 1, 5).round().astype(int)], axis=1)
-
-
-def strips_figure(pair: Pair):
-    """Film strips of both videos, the unsteered one above."""
-    strips = np.stack([film_strip(video) for video in pair.videos])
-    title = f"“{pair.request.prompt}”\n{pair.verdict}" if len(pair.answers) else f"“{pair.request.prompt}”"
-    return film_strips({"start to end": strips}, list(RUNS), title)
-
-
-def attention_figure(pair: Pair):
-    """Shares of attention by token group in every block: unsteered, steered, and the change in percent points."""
-    panels = list(pair.attention["panel"].unique())
-    figure, axes = plt.subplots(len(panels), 3, figsize=(9.5, 2.1 * len(panels) + 0.5), squeeze=False)
-    largest, what = 0.0, ""
-    for line, panel in zip(axes, panels, strict=True):
-        part = pair.attention[pair.attention["panel"] == panel]
-        blocks, groups = part["block"].unique(), part["group"].unique()
-        shares = part.pivot(index=["run", "block"], columns="group", values="share") * 100
-        shown = [shares.loc[run].loc[blocks, groups] for run in RUNS]
-        change = shown[1] - shown[0]
-        block, group = change.abs().stack().idxmax()
-        if abs(change.loc[block, group]) > abs(largest):
-            largest, what = change.loc[block, group], f"{group} in {panel}, block {block}"
-        for ax, table, title in zip(line, shown, RUNS, strict=False):
-            bottom = table.cumsum(axis=1) - table
-            for i, name in enumerate(groups):
-                ax.bar(blocks, table[name], bottom=bottom[name], color=f"C{i}")
-            ax.set(ylim=(0, 100), title=title if panel == panels[0] else "")
-        for i, name in enumerate(groups):
-            line[2].plot(blocks, change[name], "o-", color=f"C{i}", label=name)
-        line[2].axhline(0, color="black", linewidth=0.8)
-        line[2].set(ylabel="percent points", title="change" if panel == panels[0] else "")
-        line[2].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        line[0].set_ylabel(f"{panel}\nshare in %")
-    for ax in axes[-1]:
-        ax.set_xlabel("block")
-    text = f"Largest change: {what}, by {largest:+.1f} points" if what else "Both runs looked at the same"
-    figure.suptitle(text, fontweight="bold", fontsize=11, x=0.01, ha="left")
-    return figure
-
-
-def animation(pair: Pair, scale: int = 2) -> bytes:
-    """Both videos side by side as a GIF that repeats, its last frame held; 64 colours keep it small."""
-    side, header, canvases = SIZE * scale, 14, []
-    for both in zip(*pair.videos, strict=True):
-        canvas = Image.new("RGB", (2 * side + scale, side + header), "white")
-        for i, frame in enumerate(both):
-            canvas.paste(Image.fromarray(frame).resize((side, side), Image.NEAREST), (i * (side + scale), header))
-            ImageDraw.Draw(canvas).text((i * (side + scale) + 2, 1), RUNS[i], fill="black")
-        canvases.append(canvas)
-    palette = Image.fromarray(np.concatenate([np.asarray(c) for c in canvases])).quantize(64)
-    first, *rest = [c.quantize(palette=palette, dither=Image.Dither.NONE) for c in canvases]
-    out = io.BytesIO()
-    held = [1000 // pair.fps] * len(rest) + [1000]  # milliseconds
-    first.save(out, "GIF", save_all=True, append_images=rest, duration=held, loop=0)
-    return out.getvalue()
