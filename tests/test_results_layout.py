@@ -1,5 +1,7 @@
 """Where results lie: one folder per lineage and study, and nothing in git that the layout does not know."""
 
+import subprocess
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -89,3 +91,14 @@ def test_small_sweeps_have_film_strips_of_their_videos():
     for name in PARAMETERS.sweeps:
         folder = ROOT / sweep_folder(PARAMETERS, name)
         assert (folder / STRIPS).is_file() and len(pd.read_csv(folder / SCORES)), name
+
+
+BUDGET = 15e6  # bytes that a complete remake of all results adds to a clone
+
+
+def test_a_remake_of_all_results_adds_little_to_a_clone():
+    """Git stores every changed file anew, compressed: this is what a clone grows by if all of them change."""
+    names = subprocess.run(["git", "ls-files", "-z", "results"], cwd=ROOT, capture_output=True, text=True).stdout
+    sizes = {name: len(zlib.compress((ROOT / name).read_bytes())) for name in names.split("\0") if name}
+    largest = sorted(sizes, key=sizes.get)[-5:]
+    assert sizes and sum(sizes.values()) <= BUDGET, f"{sum(sizes.values()) / 1e6:.1f} MB; the largest are {largest}"
