@@ -140,7 +140,6 @@ def test_data_flows_one_way():
 def test_packages_say_what_goes_in_and_out():
     for path in [*(ROOT / "analysis").glob("*/__init__.py"), *(ROOT / "methods").glob("*/__init__.py")]:
         assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 60, path
-        assert not [n for n in ast.parse(path.read_text()).body[1:] if isinstance(n, ast.FunctionDef)]
 
 
 def test_methods_import_without_the_rest(tmp_path):
