@@ -9,7 +9,7 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from analysis.papers.claim_inputs import NotRun, Study, common
-from analysis.papers.claim_rules import cost
+from analysis.papers.claim_rules import TESTS, cost
 from analysis.papers.claim_schema import ATTENTION, FRAMES, LAYERS, SCORES, Claims, Setting, load_claims
 from analysis.papers.claims_page import KINDS, SYMBOLS, kind_of, page
 from analysis.papers.code_differences import write_ledger
