@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from ..study.benchmark_samples import load_samples
+from ..study.few_colours import in_few_colours
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
@@ -19,6 +20,7 @@ from ..study.results_layout import STRIPS as STRIPS_FILE
 from .score_video import DIGITS, load_video, score_video
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
+COLOURS = 96  # of film strips: two grey levels off on average
 STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
 
 
@@ -52,12 +54,8 @@ def score_table(rows: list[dict], sweep: str) -> pd.DataFrame:
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:
-    """Write a sheet of film strips (uint8, H, W, 3) as WebP of 256 colours: a sixth of the bytes, two grey levels off on
-    average and nowhere far off, which is what the largest-coverage palette is for."""
-    seen = np.ascontiguousarray(sheet.reshape(1, -1, 3)[:, ::10])  # the palette of every tenth pixel is found faster
-    palette = Image.fromarray(seen).quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
-    picture = Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-    picture.save(path, lossless=True, quality=100, method=4)
+    """Write a sheet of film strips (uint8, H, W, 3) as WebP of COLOURS colours, a seventh of the bytes."""
+    in_few_colours(Image.fromarray(sheet), COLOURS).convert("RGB").save(path, lossless=True, quality=100, method=4)
 
 
 def film_sheet(rows: list[dict], folder: Path, frames: int) -> np.ndarray:
