@@ -92,7 +92,7 @@ def relink(text: str, folder: Path, where: dict[Path, str]) -> str:
 
 def notebook(copy: Path, run: str, where: dict[Path, str]) -> str:
     """An executed notebook as the site shows it: code folded, no cells of parameters, no widgets."""
-    book, source = json.loads(copy.read_text()), ROOT / "notebooks"
+    book, source = json.loads(copy.read_text()), copy.parent  # links of an executed copy hold where it lies
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = relink("".join(cell["source"]), source, where)
