@@ -3,11 +3,16 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: one core each is used best
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
 
 from testbed.cores import usable_cores
+
+# Shells ignore Ctrl-C in what they start in the background, and the commands that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("default")

@@ -88,10 +88,10 @@ def share(lineage, setting):
 def control(lineage):
     """What post-training without guidance changes."""
     table, measure = {
-        WAN: ("12_focal_ablation/focal_ablation.csv", "adherence"),
-        COG: ("13_focal_joint/focal_joint.csv", "all questions right (points)"),
+        WAN: ("12_focal_ablation/ablation.csv", "adherence"),
+        COG: ("13_focal_joint/ablation.csv", "adherence"),
     }[lineage]
-    return row(table, "difference", measure=measure, setting="tuned only (control)")
+    return row(table, "difference", measure=measure, setting="tuned, no guidance (control)")
 
 
 def untrained():
@@ -103,8 +103,8 @@ def untrained():
 def findings():
     """(the sentence, its numbers)."""
     return [
-        ("the Wan-type model follows {effect:.0f} % of {n} prompts ({low:.0f} to {high:.0f})", share(WAN, "guidance 1")),
-        ("the CogVideoX-type model {effect:.0f} % ({low:.0f} to {high:.0f}).", share(COG, "guidance 1")),
+        ("the Wan-type model follows {effect:.0f} % of {n} prompts ({low:.0f} to {high:.0f})", share(WAN, "no guidance")),
+        ("the CogVideoX-type model {effect:.0f} % ({low:.0f} to {high:.0f}).", share(COG, "no guidance")),
         ("guidance 5 adds {effect:.0f} points ({low:.0f} to {high:.0f}; {n} prompts)", guided(WAN)),
         ("prompts) and {effect:.0f} ({low:.0f} to {high:.0f}), for twice the compute", guided(COG)),
         ("adds {effect:.0f} points on the Wan-type model ({low:.0f} to {high:.0f}).", claim(WAN, "alignvid-adherence")),
