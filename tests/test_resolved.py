@@ -6,6 +6,8 @@ from ruamel.yaml import YAML
 
 from analysis.study.resolved_settings import write_settings
 
+USERS = ("methods", "methods-guided", "alignvid-guided")  # sweeps with the published AlignVid
+
 
 def written(folder, change=None):
     """{file: text} of what the repository's params.yaml comes to after `change(content)`."""
@@ -17,7 +19,8 @@ def written(folder, change=None):
     with open(folder / "params.yaml", "w") as file:
         yaml.dump(content, file)
     write_settings(folder / "params.yaml", folder / "settings")
-    return {path.name: path.read_text() for path in (folder / "settings").iterdir()}
+    made = folder / "settings"
+    return {p.relative_to(made).as_posix(): p.read_text() for p in made.rglob("*.json")}
 
 
 def test_a_change_shows_in_the_lineages_that_it_touches_and_in_no_other(tmp_path):
@@ -29,14 +32,16 @@ def test_a_change_shows_in_the_lineages_that_it_touches_and_in_no_other(tmp_path
 
     assert changed("new", lambda c: c["methods"].update(mine=[{"method": "alg"}])) == {"small.json", "full.json"}
     assert changed("grid", lambda c: c["sweeps"]["dymos"]["methods"].append("alg")) == {
-        "wan.json", "small.json", "full.json",
+        "wan.json", "small.json", "full.json", "sweeps/wan/dymos.json",
     }  # fmt: skip
     assert changed("more", lambda c: c["sweeps"]["dymos"]["full"].update(samples=60)) == {"full.json"}
     assert changed("steps", lambda c: c["backbones"]["cogvideox-t2v"].update(steps=12)) == {
-        "cogvideox.json", "small.json", "full.json",
+        "cogvideox.json", "small.json", "full.json", "sweeps/cogvideox/text-to-video.json",
+        "sweeps/cogvideox/twin-t2v.json",
     }  # fmt: skip
     everywhere = changed("setting", lambda c: c["methods"]["alignvid"][0].update(gamma=1.7))
-    assert everywhere == {"wan.json", "cogvideox.json", "small.json", "full.json"}
+    sweeps = {f"sweeps/{x}/{name}.json" for x in ("wan", "cogvideox") for name in USERS}
+    assert everywhere == {"wan.json", "cogvideox.json", "small.json", "full.json"} | sweeps
 
 
 def test_sizes_are_those_of_the_run(tmp_path):
