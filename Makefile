@@ -21,7 +21,7 @@ full: clone $(VENV)/.installed  ## the full-size run, into results/full; hours o
 	$(RUN) python -m dvc repro full/dvc.yaml $(ARGS)
 
 test: $(VENV)/.installed  ## the test suite, offline
-	$(RUN) python -m pytest -n auto $(ARGS)
+	$(RUN) python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed
 	$(RUN) ruff check . && $(RUN) ruff format --check .

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import typer
+from commands import finish, start
 
 from analysis.study.workers import stopping, worker_pool
 from testbed import command_line, cores, processes
@@ -56,13 +56,10 @@ def begin(folder, code):
     for name in ("started", "done"):
         (folder / name).mkdir()
     (folder / "command.py").write_text(code + COMMAND)
-    process = subprocess.Popen(
-        [sys.executable, "command.py"], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    process = start(folder, "command.py")
     while process.poll() is None and not (folder / "started/0").exists():
         time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, finish(process)
     return process
 
 
@@ -84,8 +81,8 @@ def group_is_gone(group, within=20):
 def test_ctrl_c_ends_a_command_and_its_workers(tmp_path, code, send):
     process = begin(tmp_path, code)
     send(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=50)  # the first task takes 60 seconds, the queue more
-    assert process.returncode == 130 and err.startswith("stopped; what is finished is kept") and err.count("\n") == 1
+    status, _, err = finish(process, 50)  # the first task takes 60 seconds, the queue more
+    assert status == 130 and err.startswith("stopped; what is finished is kept") and err.count("\n") == 1
     assert group_is_gone(process.pid) and len(list((tmp_path / "done").iterdir())) < 39
 
 
@@ -93,8 +90,7 @@ def test_ctrl_c_ends_a_command_and_its_workers(tmp_path, code, send):
 def test_workers_do_not_outlive_a_killed_command(tmp_path, how):
     process = begin(tmp_path, POOL)
     os.kill(process.pid, how)
-    process.communicate(timeout=50)
-    assert process.returncode == -how and group_is_gone(process.pid)
+    assert finish(process)[0] == -how and group_is_gone(process.pid)
 
 
 def test_an_error_drops_what_is_queued():

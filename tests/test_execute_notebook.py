@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
+from commands import finish, start
 
 from analysis.report.execute_notebook import execute
 from analysis.report.kernel_environment import kernel_environment
@@ -112,14 +111,10 @@ def test_ctrl_c_stops_a_notebook(tmp_path):
     write_notebook(tmp_path, "import time\nopen('began', 'w').close()\ntime.sleep(300)")
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "testbed/benchmark", tmp_path / "testbed/benchmark")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "analysis", "notebook", "small"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
+    process = start(tmp_path, "-m", "analysis", "notebook", "small")
     while process.poll() is None and not (tmp_path / "began").exists():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped; what is finished is kept" in err, err
+    status, _, err = finish(process)
+    assert status == 130 and "stopped; what is finished is kept" in err, err
     assert not (tmp_path / "results/small/small.ipynb").exists()

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from commands import finish, start
 from diffusers import AutoencoderKLWan
 from PIL import Image
 from ruamel.yaml import YAML
@@ -64,14 +64,6 @@ def read_parameters(folder):
     return YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text())
 
 
-def start(folder, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "analysis", *arguments],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
 class Here(Executor):
     """Does a task when it is submitted, in this process: a new one takes seconds to start."""
 
@@ -102,12 +94,12 @@ def call(folder, *arguments):
 
 
 def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
-    process = start(world, "generate", "small", "--workers", "1")
+    process = start(world, "-m", "analysis", "generate", "small", "--workers", "1")
     runs = world / "runs/wan/small"
     while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    finish(process)
     (runs / ".123.half.mkv.tmp.mkv").write_bytes(b"half")
     kept = {p.name: p.stat().st_mtime_ns for p in runs.glob("[!.]*.mkv")}
     assert 2 <= len(kept) < 6 and not (runs / "manifest.csv").exists()
@@ -121,9 +113,8 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
 
     (runs / f"{manifest['key'][1]}.mkv").write_bytes(b"broken")
     (runs / f"{manifest['key'][2]}.mkv").unlink()
-    process = start(world, "score", "small")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    code, _, err = finish(start(world, "-m", "analysis", "score", "small"), 300)
+    assert code == 0, err
     scores = pd.read_csv(world / "results/sweeps/wan/small/scores.csv")
     assert list(scores["status"]) == ["ok", "corrupt", "missing", "ok", "ok", "ok"]
     assert list(scores["adherence"][1:3]) == [0, 0] and list(scores["macro"][1:3]) == [0, 0]
@@ -138,12 +129,12 @@ def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
     runs = world / "runs/wan/long"
     runs.mkdir(parents=True)
     (runs / "manifest.csv").write_text("key,status\nof-an-older-grid,ok\n")
-    process = start(world, "generate", "long", "--workers", "2")
+    process = start(world, "-m", "analysis", "generate", "long", "--workers", "2")
     while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped; what is finished is kept" in err and "Traceback" not in err
+    status, _, err = finish(process)
+    assert status == 130 and "stopped; what is finished is kept" in err and "Traceback" not in err
     made = len(list(runs.glob("[!.]*.mkv")))
     assert made < 60, "queued videos are dropped"
     assert not (runs / "manifest.csv").exists(), "the older grid's would say that the sweep is whole"
