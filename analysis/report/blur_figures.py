@@ -84,14 +84,7 @@ def strips_figure(parameters: Parameters, backbone: str, count: int):
 def attention_figure(ratios: pd.DataFrame):
     """Attention under the most blurred reference over that under the clean one, a panel per backbone."""
     own = ratios[~ratios["measure"].isin(COMPLEMENTS)]
-    backbones = own["backbone"].unique()
-    figure, axes = plt.subplots(1, len(backbones), figsize=(6.5 * len(backbones), 3.6), squeeze=False, sharex=True)
-    for i, (ax, b) in enumerate(zip(axes[0], backbones, strict=True)):
-        part = own[own["backbone"] == b]
-        plots.forest(ax, part, "measure", color=f"C{i}")
-        ax.set(xlabel="blurred / clean", title=f"{labels.backbone(b)}, n = {part['n'].min()}")
-    figure.suptitle("Attention under blur: right of the line is more", x=0.01, ha="left", fontweight="bold")
-    return figure
+    return plots.ratio_forests(own, "blurred / clean", "Attention under blur: right of the line is more")
 
 
 def where_figure(studies: dict[str, Blurred]):

@@ -119,14 +119,7 @@ def gamma_figure(studies: dict[str, Scaled], ratios: pd.DataFrame):
 def forest_figure(ratios: pd.DataFrame, gamma: float):
     """The ratios of every measure but complements under one gamma, a panel per backbone."""
     own = ratios[(ratios["gamma"] == gamma) & ~ratios["measure"].isin(COMPLEMENTS)]
-    backbones = own["backbone"].unique()
-    figure, axes = plt.subplots(1, len(backbones), figsize=(6.5 * len(backbones), 3.6), squeeze=False, sharex=True)
-    for i, (ax, b) in enumerate(zip(axes[0], backbones, strict=True)):
-        part = own[own["backbone"] == b]
-        plots.forest(ax, part, "measure", color=f"C{i}")
-        ax.set(xlabel="scaled / plain", title=f"{labels.backbone(b)}, n = {part['n'].min()}")
-    figure.suptitle(f"γ {gamma:g} against the plain model: left of the line is less", x=0.01, ha="left", weight="bold")
-    return figure
+    return plots.ratio_forests(own, "scaled / plain", f"γ {gamma:g} against the plain model: left of the line is less")
 
 
 def where_figure(studies: dict[str, Scaled], gamma: float):

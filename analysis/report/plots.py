@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Image as Picture
-from IPython.display import display
 from PIL import Image
 
 from ..study.parameters import load_parameters
 from ..study.results_layout import SCORES, SMALL, STRIPS, sweep_folder
 from ..study.significance import mean_interval
+from . import labels
 from .score_tables import sweep_table
 
 EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
 KEPT_STRIPS = 8  # samples of a cell whose film strips are kept, see analysis.scoring.score
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
-
-
-def use_style() -> None:
-    """Apply the repository's matplotlibrc and show tables uncut; call it first in a notebook."""
-    matplotlib.rc_file(Path("matplotlibrc"))
-    pd.options.display.max_colwidth = None
-
-
-def save(figure, name: str, results: Path | str = "results") -> None:
-    """Save to `<results>/<name>.png`, name being `<notebook>/<figure>`, and show that file, so that a notebook does not
-    draw the figure again."""
-    path = Path(results) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata=PNG_METADATA)
-    plt.close(figure)
-    display(Picture(filename=path))
 
 
 def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
@@ -83,25 +63,6 @@ def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"
     return ax
 
 
-def film_strips(sheets: dict[str, np.ndarray], captions: list[str], title: str):
-    """Figure of film strips: a row per caption, a column per entry of `sheets`, each (rows, H, 5 W, 3) uint8."""
-    n = len(captions)
-    figure, axes = plt.subplots(n, len(sheets), figsize=(3.3 * len(sheets) + 1.6, 0.74 * n + 0.6), squeeze=False)
-    for column, (label, strips) in enumerate(sheets.items()):
-        axes[0, column].set_title(label, fontsize=9, fontweight="normal")
-        for row in range(n):
-            ax = axes[row, column]
-            ax.imshow(strips[row], interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for edge in ax.spines.values():
-                edge.set_visible(False)
-            if column == 0:
-                ax.set_ylabel(captions[row], rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
-    return figure
-
-
 def load_strips(sweep: str, **settings) -> np.ndarray:
     """The film strips of a sweep's cell in the small run, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the
     cell. Raises ValueError if they do not pick one."""
@@ -127,37 +88,6 @@ def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples:
     return strips[[order.index(sample) for sample in samples]]
 
 
-def change_map(ax, grid: pd.DataFrame, label: str, digits: int = 1):
-    """Heat map of changes, columns on x and index on y, each cell with its number; a diverging palette around zero."""
-    values = grid.to_numpy(float)
-    limit = max(np.nanmax(np.abs(values)), 1e-9)
-    image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    ax.figure.colorbar(image, ax=ax, label=label)
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if abs(value) > 0.6 * limit else "black"
-        ax.text(
-            column, row, f"{value:+.{digits}f}" if np.isfinite(value) else "", ha="center", va="center", color=colour
-        )
-    ax.set_xticks(range(grid.shape[1]), grid.columns)
-    ax.set_yticks(range(grid.shape[0]), grid.index)
-    ax.grid(False)
-    return ax
-
-
-def step_block_map(ax, table: pd.DataFrame, column: str, label: str, *, change: bool = False):
-    """Heat map of `column` over denoising steps (x) and blocks (y); `change`: a diverging palette centred on zero."""
-    grid = table.assign(block=table["block"].astype(int)).pivot(index="block", columns="step", values=column)
-    limit = np.abs(grid.to_numpy()).max()
-    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if change else {"cmap": "cividis"}
-    image = ax.imshow(grid, origin="lower", aspect="auto", **style)
-    ax.figure.colorbar(image, ax=ax, label=label)
-    ax.set(
-        xlabel="denoising step", ylabel="block", xticks=range(0, grid.shape[1], 2), yticks=range(0, grid.shape[0], 2)
-    )
-    ax.grid(False)
-    return ax
-
-
 def forest(ax, table: pd.DataFrame, names: str, *, line: float = 1.0, **style):
     """One row per entry of `table` with columns mean, low, high: a point, its interval, and a line of no effect."""
     y = np.arange(len(table))[::-1]
@@ -168,23 +98,13 @@ def forest(ax, table: pd.DataFrame, names: str, *, line: float = 1.0, **style):
     return ax
 
 
-def maps_over_frames(table: pd.DataFrame, column: str, rows: dict[str, pd.Series], title: str, label: str):
-    """A film strip of token maps: a row per entry of `rows` (a mask of `table`), a column per latent frame."""
-    frames = sorted(table["frame"].unique())
-    chosen = {name: table[mask] for name, mask in rows.items()}
-    high = max(part[column].max() for part in chosen.values())
-    low = min(part[column].min() for part in chosen.values())
-    size = (1.15 * len(frames) + 2.2, 1.1 * len(rows) + 0.6)
-    figure, axes = plt.subplots(len(rows), len(frames), figsize=size, squeeze=False)
-    for line, (name, part) in zip(axes, chosen.items(), strict=True):
-        for ax, frame in zip(line, frames, strict=True):
-            grid = part[part["frame"] == frame].pivot(index="row", columns="column", values=column)
-            image = ax.imshow(grid, cmap="cividis", vmin=low, vmax=high)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    for ax, frame in zip(axes[0], frames, strict=True):
-        ax.set_title(f"latent frame {frame}", fontsize=8, fontweight="normal")
-    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-    figure.suptitle(title, fontweight="bold", fontsize=11, x=0.01, ha="left")
+def ratio_forests(ratios: pd.DataFrame, xlabel: str, title: str):
+    """The ratios of measures, each with its interval and a line at no change, a panel per backbone that says its n."""
+    backbones = ratios["backbone"].unique()
+    figure, axes = plt.subplots(1, len(backbones), figsize=(6.5 * len(backbones), 3.6), squeeze=False, sharex=True)
+    for i, (ax, b) in enumerate(zip(axes[0], backbones, strict=True)):
+        part = ratios[ratios["backbone"] == b]
+        forest(ax, part, "measure", color=f"C{i}")
+        ax.set(xlabel=xlabel, title=f"{labels.backbone(b)}, n = {part['n'].min()}")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -14,6 +14,7 @@ def image_to_video(transformer: nn.Module) -> bool:
 
 
 def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> Layout:
+    """The text, then the video; with a reference, latent frame 0 is its frame."""
     config, hidden, text = transformer.config, inputs["hidden_states"], inputs["encoder_hidden_states"]
     p, pt = config.patch_size, config.patch_size_t or 1
     grid = (-(-hidden.shape[1] // pt), hidden.shape[3] // p, hidden.shape[4] // p)

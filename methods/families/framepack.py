@@ -14,6 +14,7 @@ from .tokens import Layout, make_layout, sequence, text_sequence, video_frames, 
 
 
 def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> Layout:
+    """History, clean frames with the reference first, the video, then image and text tokens."""
     config, hidden = transformer.config, inputs["hidden_states"]
     p, pt = config.patch_size, config.patch_size_t
     grid = (hidden.shape[2] // pt, hidden.shape[3] // p, hidden.shape[4] // p)

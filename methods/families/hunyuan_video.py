@@ -13,10 +13,12 @@ from .tokens import Layout, make_layout, sequence, text_sequence, video_frames, 
 
 
 def image_to_video(transformer: nn.Module) -> bool:
+    """Whether the model was made for a reference image."""
     return transformer.config.image_condition_type is not None
 
 
 def groups(transformer: nn.Module) -> set[str]:
+    """Groups that keys can belong to, the reference's apart."""
     return {"text", "video", "text_padding"} | ({"image"} if image_to_video(transformer) else set())
 
 

@@ -13,6 +13,7 @@ from .tokens import Layout, make_layout, sequence, text_sequence, video_frames, 
 
 
 def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> Layout:
+    """The video, then image and text tokens with the valid ones of each sample first."""
     config, hidden, image = transformer.config, inputs["hidden_states"], inputs["image_embeds"]
     grid = (
         hidden.shape[2] // config.patch_size_t,

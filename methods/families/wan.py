@@ -23,10 +23,12 @@ def image_to_video(transformer: nn.Module) -> bool:
 
 
 def sites(transformer: nn.Module) -> set[str]:
+    """Attentions of a block."""
     return {"self", "text"} | ({"image"} if has_image_attention(transformer) else set())
 
 
 def groups(transformer: nn.Module) -> set[str]:
+    """Groups that keys can belong to, the reference's apart."""
     return {"text", "video", "text_padding"} | ({"image"} if has_image_attention(transformer) else set())
 
 
