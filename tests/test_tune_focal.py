@@ -339,7 +339,7 @@ def test_the_command_line_names_what_is_wrong(tmp_path, monkeypatch):
 
     parameters = load_parameters()
     parameters.testbed["focal-wan"]["step"] = 3
-    with pytest.raises(ValueError, match=r"testbed.focal must have the keys .*; it has .*'step'"):
+    with pytest.raises(ValueError, match=r"testbed.focal-wan must have the keys .*; it has .*'step'"):
         read_settings(parameters)
     for arguments, words in (
         (["--data", str(tmp_path)], "metadata.csv"), (["--backbone", "gone"], "unknown backbone 'gone'"),

@@ -334,6 +334,8 @@ def test_a_backbone_can_have_settings_of_its_own():
     parameters = load_parameters()
     own = parameters.testbed["focal-wan"] | {"clips": 7}
     parameters = parameters.model_copy(update={"testbed": parameters.testbed | {"focal-cogvideox": own}})
-    assert section_of(parameters, "wan-i2v") == "focal" and read_settings(parameters)[0] == 1024
+    assert section_of(parameters, "wan-i2v") == "focal-wan" and read_settings(parameters)[0] == 1024
     assert section_of(parameters, "cogvideox-i2v") == "focal-cogvideox"
     assert read_settings(parameters, section="focal-cogvideox")[0] == 7
+    with pytest.raises(ValueError, match="no settings testbed.focal-ltx in params.yaml for ltx-i2v"):
+        section_of(parameters, "ltx-i2v")
