@@ -337,5 +337,5 @@ def test_a_backbone_can_have_settings_of_its_own():
     assert section_of(parameters, "wan-i2v") == "focal-wan" and read_settings(parameters)[0] == 1024
     assert section_of(parameters, "cogvideox-i2v") == "focal-cogvideox"
     assert read_settings(parameters, section="focal-cogvideox")[0] == 7
-    with pytest.raises(ValueError, match="no settings testbed.focal-ltx in params.yaml for ltx-i2v"):
+    with pytest.raises(ValueError, match=r"no settings testbed\.focal-ltx in params\.yaml for ltx-i2v"):
         section_of(parameters, "ltx-i2v")
