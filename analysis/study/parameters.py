@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -117,6 +119,12 @@ class Parameters(_Strict):
         return self
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str):
+    # Parsing takes half a second, and a notebook asks for the parameters once per film strip.
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> Parameters:
     """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong.
 
@@ -126,7 +134,7 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> 
     if not path.is_file():
         raise ValueError(f"no parameter file {path}; run from the repository's root")
     try:
-        parameters = Parameters.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
+        parameters = Parameters.model_validate(deepcopy(_parsed(path.read_text())))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {problems}") from None
