@@ -16,7 +16,8 @@ from ..report.against_unsteered import on_common_samples
 from ..report.score_tables import gather
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
-from ..study.significance import mean_interval, paired_difference, verdict
+from ..study.score_columns import is_proportion
+from ..study.significance import decide, mean_interval, paired_difference
 from .table_schema import Metric, Model, Paper, Row, Table, load_paper
 
 SPECS, PUBLISHED = Path("papers/tables"), Path("papers/published.csv")
@@ -106,7 +107,7 @@ def direction(found: dict, sign: int) -> str:
     else "undecided"; always so below six prompts, where no paired test can reach 5 % (2 / 2**5 is 0.06)."""
     if found["n"] < 6:
         return "undecided"
-    return AGREEMENT[verdict(found["change_low"], found["change_high"], sign)]
+    return AGREEMENT[decide(found["change_low"], found["change_high"], found["p"], sign)]
 
 
 def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -> dict:
@@ -121,12 +122,22 @@ def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -
     if missing := int(part[metric.measured].isna().sum()):
         return {"measured": "incomplete", "reason": f"{missing} of {len(part)} videos have no {metric.measured}"}
     keys = ["measured", "low", "high"]
-    out = dict(zip(keys, mean_interval(part[metric.measured], part["sample"]), strict=True))
+    out, tested = (
+        dict(
+            zip(
+                keys,
+                mean_interval(part[metric.measured], part["sample"], proportion=is_proportion(metric.measured)),
+                strict=True,
+            )
+        ),
+        {},
+    )
     if baseline is not None and len(baseline) and not baseline[metric.measured].isna().any():
         d = paired_difference(part, baseline, metric.measured)
         out |= {"change": d["difference"], "change_low": d["low"], "change_high": d["high"]}
+        tested = {k: d[k] for k in ("p", "changed", "detectable")}
     out = {k: round(metric.factor * v, metric.digits) + 0.0 for k, v in out.items()}  # no -0.0
-    return out | {"n": part["sample"].nunique(), "seeds": part["seed"].nunique()}
+    return out | {"n": part["sample"].nunique(), "seeds": part["seed"].nunique()} | tested
 
 
 def explain(state, row: Row, model: Model, metric: Metric, parameters: Parameters) -> dict:

@@ -17,6 +17,7 @@ from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import SCORES, runs_folder, sweep_folder
 from ..study.results_layout import STRIPS as STRIPS_FILE
+from ..study.score_columns import COLUMNS
 from .score_video import DIGITS, load_video, score_video
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
@@ -50,7 +51,7 @@ def score_table(rows: list[dict], sweep: str) -> pd.DataFrame:
     table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
     table.columns = [c.replace("-", "_") for c in table.columns]
     kinds = ["main_category", "sub_category", "domain"]
-    return table.reindex(columns=[*SETTINGS, *kinds, "status", "reason", "answers", "adherence", *DIGITS])
+    return table.reindex(columns=[*SETTINGS, *kinds, "status", "reason", "answers", *COLUMNS])
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:
