@@ -39,7 +39,7 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     rows = list(track(results, len(manifest), f"score {sweep}"))
     table = score_table(rows, sweep)
     if not parameters.full_size:  # their first videos are the same
-        first = [s["id"] for s in list(samples.values())[:STRIPS]]
+        first = list(dict.fromkeys(r["sample"] for r in manifest))[:STRIPS]
         sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
         write_atomically(out / STRIPS_FILE, lambda path: write_sheet(sheet, path))
     write_table(table, out / SCORES)
