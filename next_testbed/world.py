@@ -439,9 +439,9 @@ class Clip:
     ambient: Ambient
     caption: str
 
-    def video(self, *, executed: bool = True) -> np.ndarray:
-        """The clip, (FRAMES, SIZE, SIZE, 3) uint8."""
-        return render(self.scene, self.event, self.ambient, executed=executed)
+    def video(self, *, executed: bool = True, frames: int = FRAMES) -> np.ndarray:
+        """The clip, (frames, SIZE, SIZE, 3) uint8; a single frame is the reference."""
+        return render(self.scene, self.event, self.ambient, executed=executed, frames=frames)
 
     def late(self, rng: np.random.Generator) -> Clip:
         """The same clip cut so that its event begins late, and mostly is not over at the end."""

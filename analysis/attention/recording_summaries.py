@@ -156,3 +156,11 @@ def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
 def dominance(matrix: np.ndarray) -> float:
     """Of the attention that frames other than the reference pay to frames, the share of the reference frame, in [0, 1]."""
     return float(matrix[1:, 0].mean())
+
+
+def neighbours(matrix: np.ndarray) -> float:
+    """Of the attention that frames other than the reference pay to frames, the share of those right before and after, the
+    reference left out, in [0, 1] (AlignVid's "temporally adjacent frames")."""
+    frames = np.arange(len(matrix))
+    near = (np.abs(frames[:, None] - frames) == 1) & (frames > 0)
+    return float((matrix * near)[1:].sum(1).mean())

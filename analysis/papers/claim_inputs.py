@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures
+from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures, neighbours
 from ..report.film_strips import outcomes
 from ..report.score_tables import NoTables, gather, study_table
 from ..study.parameters import Parameters
@@ -22,6 +22,9 @@ from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
 
 PAIR = ["sample", "seed"]
 COLUMNS = ["method", "guidance_scale", "blur", "prompts", "reference"]
+
+
+SHARES = {"dominance": dominance, "neighbours": neighbours}  # of one video's attention between frames
 
 
 class NotRun(LookupError):
@@ -100,9 +103,13 @@ class Study:
         return rows.dropna(subset="value") if measure in PARTIAL else rows
 
     def _of_frames(self, model, setting, measure):
+        if measure == "twin_motion_gap":
+            own, twin = (self._of_scores(model, s, "flow_px") for s in (setting, Setting(model="text-to-video")))
+            both = own.merge(twin[[*PAIR, "value"]], on=PAIR, suffixes=("", "_twin"))
+            return both.assign(value=(both["value"] - both["value_twin"]).abs())
         found = self._matrices(model, setting)
-        if measure == "dominance":
-            values = {key: dominance(m) for key, m in found.items()}
+        if measure in SHARES:
+            values = {key: SHARES[measure](m) for key, m in found.items()}
         else:
             twin = self._matrices(model, Setting(model="text-to-video", window=setting.window))
             values = {key: frame_distance(m, twin[key]) for key, m in found.items()}

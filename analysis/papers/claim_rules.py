@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from ..study.score_columns import is_proportion
-from ..study.significance import mean_and_p, paired_difference, rank_correlation
+from ..study.significance import LEVEL, mean_and_p, paired_difference, rank_correlation
 from .claim_inputs import NotRun, Study, common
 from .claim_schema import ATTENTION, KNOWN, Correlation, Cost, Difference, FirstHalf, Trend
 
@@ -28,6 +28,7 @@ class Effect:
     p: float = float("nan")
     changed: float = float("nan")
     detectable: float = float("nan")
+    caveat: str = ""  # why it is undecided whatever the numbers say
 
 
 def difference(test: Difference, study: Study, model: str) -> Effect:
@@ -43,7 +44,19 @@ def difference(test: Difference, study: Study, model: str) -> Effect:
     against = [e.p for e in found if sign * e.value <= sign * test.line]
     p = max(e.p for e in found) if not against else min(1.0, min(against) * len(found))
     low, high = sorted((sign * low, sign * high))
-    return replace(worst, low=low, high=high, p=p, n=min(e.n for e in found))
+    worst = replace(worst, low=low, high=high, p=p, n=min(e.n for e in found))
+    return replace(worst, caveat=_harmless(test, study, model, worst)) if test.harmless else worst
+
+
+def _harmless(test: Difference, study: Study, model: str, effect: Effect) -> str:
+    """Why a claim that a method costs little says nothing: it did nothing, or it froze the video, which keeps everything."""
+    if effect.changed == 0:
+        return "nothing changed"
+    copies = [study.values(model, s, "still_copy") for s in (test.a, test.against[0])]
+    more = paired_difference(*common(*copies), "value", proportion=True)
+    if more["low"] > 0 and more["p"] < LEVEL:
+        return f"the videos freeze: still copies {100 * more['difference']:+.0f} points"
+    return ""
 
 
 def _compare(tables, test) -> Effect:

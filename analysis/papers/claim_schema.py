@@ -32,7 +32,9 @@ ATTENTION = {
 }
 FRAMES = {
     "dominance": Measure("attention to the reference frame", "points", 100),
+    "neighbours": Measure("attention to neighbouring frames", "points", 100),
     "twin_distance": Measure("distance to the twin's attention", "nats"),
+    "twin_motion_gap": Measure("distance to the twin's motion (flow)", "px / frame"),
 }
 LAYERS = {
     "morans_i": Measure("Moran's I", ""),
@@ -77,7 +79,8 @@ class Setting(Strict):
 
 class Difference(Strict):
     """`measure` of `a` minus that of `b`, or of each of several `b`, lies on the claimed side of `line` (in the measure's
-    unit). beyond (c, d): the difference a - b less the difference c - d."""
+    unit). beyond (c, d): the difference a - b less the difference c - d. harmless: it says that a method costs little, which
+    is undecided where the method changes nothing, or freezes the video."""
 
     kind: Literal["difference"]
     measure: str
@@ -86,6 +89,7 @@ class Difference(Strict):
     sign: Sign
     line: float = 0.0
     beyond: tuple[Setting, Setting] | None = None
+    harmless: bool = False
 
     @property
     def against(self) -> tuple[Setting, ...]:

@@ -17,7 +17,7 @@ from .claims_page import page
 
 ENDS = ["effect", "low", "high"]
 COLUMNS = ["paper", "id", "where", "claim", "family", "test", "claimed", "line", "model", "effect", "low", "high", "unit",
-           "n", "changed", "detectable", "p", "p (Holm)", "verdict", "reason", "notebook"]  # fmt: skip
+           "n", "changed", "detectable", "p", "p (Holm)", "verdict", "caveat", "reason", "notebook"]  # fmt: skip
 
 
 def decide(claims: Claims, study: Study) -> pd.DataFrame:
@@ -53,10 +53,12 @@ def _row(claim: Claim, model: str, test) -> dict:
 
 
 def _verdict(row: dict) -> str:
-    """Supported or contradicted if the whole interval lies on that side of the line, and p, corrected, is below 5 %
-    where there is one; else inconclusive; "not run" without data."""
+    """By `significance.decide`; "inconclusive" where a caveat says that the numbers decide nothing, "not run" without
+    data."""
     if row["reason"]:
         return "not run"
+    if isinstance(row["caveat"], str) and row["caveat"]:
+        return "inconclusive"
     return by_rule(row["low"], row["high"], row["p (Holm)"], SIGNS[row["claimed"]], row["line"])
 
 
