@@ -115,3 +115,12 @@ def verdict(low: float, high: float, sign: int, line: float = 0.0) -> str:
     `line`, "contradicted" if wholly on the other, else "inconclusive"."""
     side = 1 if low > line else -1 if high < line else 0
     return {sign: "supported", -sign: "contradicted", 0: "inconclusive"}[side]
+
+
+LEVEL = 0.05  # of a corrected p
+
+
+def decide(low: float, high: float, p_corrected: float, sign: int, line: float = 0.0) -> str:
+    """The rule of every verdict, of claims and of tables' cells: that of `verdict`, and "inconclusive" unless p, corrected
+    by Holm within its family, is below LEVEL. A p that is nan, of what has no test, does not count."""
+    return "inconclusive" if p_corrected >= LEVEL else verdict(low, high, sign, line)
