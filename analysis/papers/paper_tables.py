@@ -161,10 +161,14 @@ def publication(published: dict, paper: str, table: str, row: Row, base: Row | N
     grounds = own or direction or stated["order"]
     return {
         "published": own.get("value", "not obtained"), "unit": own.get("unit", ""),
-        "stated": "; ".join(s["value"] for s in stated.values() if s),
+        "stated": "; ".join(_stated(s) for s in stated.values() if s),
         "grade": grounds.get("grade", ""), "source": grounds.get("source", ""),
         "published_change": change, "sign": sign, "direction_grade": (direction or own).get("grade", "") if change else "",
     }  # fmt: skip
+
+
+def _stated(said: dict) -> str:
+    return said["value"] + ("" if said["grade"] == "paper" else f" ({said['grade']})")
 
 
 def quoted(published: dict, paper: str, table: str, row: Row | None, column: str) -> dict:

@@ -17,8 +17,10 @@ the change lies on one side of zero and its p, corrected by Holm over the cells 
 direction, is below 5 %; else it is *undecided*, and the cell says how many prompts changed at all and, where it is
 known, the smallest change that would have been seen. Where a paper's text states a direction, that is compared, else
 the sign of the published difference; a change that it calls *comparable* is not. Published values that are not the
-paper's own carry their grade: *secondary* ones are quoted from notes about the paper and are provisional. IMAGE,
-PROMPT and VIDEO are yours; CLIP_FOLDER is a whole CLIP model whose vision half is the pipeline's image encoder."""
+paper's own carry their grade: *secondary* ones are quoted from notes about the paper and are provisional. A command of
+`methods generate` makes one video; a cell needs the benchmark's prompts and a judge of photographs as well, as the
+oracle reads the drawn world alone. IMAGE, PROMPT and VIDEO are yours; CLIP_FOLDER is a whole CLIP model whose vision
+half is the pipeline's image encoder."""
 
 
 def markdown(paper: Paper, cells: pd.DataFrame) -> str:
