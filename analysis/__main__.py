@@ -15,6 +15,7 @@ from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
     attention_study_folder,
     autoencoder_file,
+    instruments_file,
     lineage_of,
     notebook_folder,
     place_of,
@@ -59,6 +60,19 @@ def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers 
         out = autoencoder_file(backbone)
         table = reconstruct(parameters, backbone, executor, out, samples)
     print(f"{backbone}: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
+
+
+@app.command()
+def instruments(backbone: str = "wan-i2v", samples: int = 80, workers: Workers = None):
+    """How far every measure is from the truth on true clips, encoded and decoded: results/instruments/LINEAGE.csv."""
+    parameters = load_parameters()
+    from .scoring.instrument_checks import check_instruments
+    from .videos.generate import default_executor
+
+    with default_executor(workers) as executor:
+        table = check_instruments(parameters, backbone, executor, instruments_file(backbone), samples)
+    known = table[(table["measure"] == "asked_px") & (table["video"] == "true")].dropna()
+    print(f"{backbone}: displacement of the named object is off by {known['mean_error'].mean():.2f} px")
 
 
 def _chosen(parameters, sweeps: list[str] | None, lineage: str | None) -> list[str]:

@@ -10,11 +10,12 @@ from diffusers import AutoModel
 from safetensors import safe_open
 from transformers import CLIPModel
 
+from testbed.trainer import rank_and_world, save_atomically
+
 from .lineages import module_of
 from .models import SLOTS, build_tokenizer
 from .train_clip import clip_pixels
 from .train_vae import to_tensor
-from testbed.trainer import rank_and_world, save_atomically
 from .world import generator, training_clip
 
 SHARD = 256

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModel
 
 from testbed import processes
+from testbed.trainer import replace_folder
+
 from .card import write_card
 from .latents import encode_all
 from .lineages import module_of
@@ -21,7 +23,6 @@ from .train_clip import train_clip
 from .train_text import train_text
 from .train_transformer import train_transformer
 from .train_vae import train_vae
-from testbed.trainer import replace_folder
 
 
 def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int | None = None) -> None:
@@ -46,7 +47,14 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
         part("text.safetensors", train_text, lineage=lineage, **own["text"])
     images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
     part("t2v.safetensors", encode_all, lineage=lineage, **images)
-    part("i2v.safetensors", encode_all, lineage=lineage, kind="video", clips=data["videos"], unexecuted=data["unexecuted"])
+    part(
+        "i2v.safetensors",
+        encode_all,
+        lineage=lineage,
+        kind="video",
+        clips=data["videos"],
+        unexecuted=data["unexecuted"],
+    )
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     for name in image_to_video_models(own):
         if "leak" in own[name]["phases"]:

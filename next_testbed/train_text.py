@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from testbed.trainer import fit, rank_and_world, save_atomically
+
 from .latents import tokenize
 from .lineages import module_of
 from .models import TEXT_DIM, build_tokenizer
-from testbed.trainer import fit, rank_and_world, save_atomically
 from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Clip, training_clip
 
 IGNORED = -100  # the label of a question without an answer; cross_entropy leaves it out

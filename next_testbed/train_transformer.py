@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .latents import load_all, tokenize
-from .lineages import module_of
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, save_atomically
+
+from .latents import load_all, tokenize
+from .lineages import module_of
 
 SNAPSHOTS = 6  # states of each model kept for the curve of samples seen against adherence
 ALL, PAIR = [0, 1, 2, 3, 4], [0, 4]  # latent frames; those before the event starts and after it has ended

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from testbed.folding import folded_padding
+
 from .models import (
     HEAD_DIM,
     HEADS,

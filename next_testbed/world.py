@@ -312,7 +312,9 @@ def state(
             end = event.other_result
         share = progress
         if i == event.other:  # it stands until the first has reached it
-            way = np.hypot(event.result.x - scene.objects[event.target].x, event.result.y - scene.objects[event.target].y)
+            way = np.hypot(
+                event.result.x - scene.objects[event.target].x, event.result.y - scene.objects[event.target].y
+            )
             own = np.hypot(end.x - thing.x, end.y - thing.y)
             share = max(0.0, progress * way - (way - own)) / own
         x = thing.x + share * (end.x - thing.x) + time * (drifts[i][0] + ambient.pan[0])

@@ -24,6 +24,7 @@ from analysis.papers.table_schema import STAND_INS, Metric, load_paper, load_sta
 from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
 from analysis.study.results_layout import sweep_folder
+from analysis.study.score_columns import COLUMNS
 from methods.__main__ import parser, read_methods
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,8 @@ def test_what_stands_in_for_what_is_said_once(tmp_path):
         used = {m for t in paper.tables.values() for m in t.metrics}
         assert used == set(stand_ins[name]), name
         assert all(bool(m.sees) == bool(m.measured) for m in paper.metrics.values())
+        for m in (m for m in paper.metrics.values() if m.measured in COLUMNS):
+            assert (m.factor, bool(m.digits)) == (COLUMNS[m.measured].factor, True)
         fidelity = {k for k, m in paper.metrics.items() if m.measured == "background_psnr"}
         assert fidelity <= {"I2V Background"}, "what masks the objects out says nothing of appearance"
     (tmp_path / "x.yaml").write_text("columns: {}\nmetrics: {alignvid: {Deletion: {use: nothing}}}\n")
@@ -176,6 +179,17 @@ def test_a_column_that_is_younger_than_the_scores_is_not_run_and_says_so(built):
     assert cells.loc["Aesthetic Quality", "measured"] == "not run" and cells.loc["Aesthetic Quality", "reason"] == OLDER
     assert cells.loc["Aesthetic Quality", "command"] == "python -m analysis score methods"
     assert not isinstance(cells.loc["Dynamic Degree", "measured"], str)
+
+
+def test_samples_for_which_a_column_is_not_defined_are_left_out_and_failed_videos_are_not():
+    values = np.linspace(0.2, 0.8, 12)
+    plain, steered = made_up("baseline", "none", values), made_up("methods", "alignvid", values)
+    metric = Metric(measured="object_integrity", factor=100, digits=1, estimator="objects")
+    plain, steered = (t.assign(object_integrity=np.where(t["sample"] == "s3", np.nan, 0.5)) for t in (plain, steered))
+    found = measure(steered, plain, metric)
+    assert (found["n"], found["measured"], found["change"], found["changed"]) == (11, 50.0, 0.0, 0)
+    steered.loc[steered["sample"] == "s5", ["flow_px", "object_integrity"]] = np.nan
+    assert measure(steered, plain, metric)["measured"] == "incomplete"
 
 
 def test_an_event_without_samples_is_said_to_have_none(some):
@@ -357,32 +371,3 @@ def test_measured_and_published_values_never_share_a_column(built):
                 kinds = [c.rsplit(": ", 1)[-1].split(",")[0] for c in text.columns[2:]]
                 assert set(kinds) <= {"measured", "change and its direction", "published"}, kinds
                 assert len(as_markdown(text).splitlines()) == len(text) + 2
-
-
-def test_a_comparison_is_one_line_on_every_backbone():
-    """A setting of two tables is one line with the cell of most prompts; the other backbone is measured for itself."""
-    from analysis.papers.compared_changes import compact_table, compared_changes, counts, directions
-    from analysis.papers.table_pages import AGREEMENT
-
-    papers, cells, loaded = build_tables(load_parameters(ROOT / "params.yaml", full=True), ROOT / "results/full")
-    backbones = ["wan-i2v", "cogvideox-i2v"]
-    stand_ins = {"cogvideox-i2v": {"focal-full": "focal-joint-full"}}
-    parameters = load_parameters(ROOT / "params.yaml", full=True)
-    changes = compared_changes(papers, cells, loaded, stand_ins, backbones, parameters)
-    assert changes.groupby("backbone").size().nunique() == 1
-    line = changes.query("setting == 'AlignVid' and metric == 'Modification'").set_index("backbone")
-    own = cells.query("method == 'alignvid' and guidance_scale == 1 and metric == 'Modification' and direction != ''")
-    own = own.query("beside == '' and measured_on == 'wan-i2v'")
-    assert line.loc["wan-i2v", "n"] == own["n"].max() and line.loc["wan-i2v", "tables"].count("table") >= len(own)
-    assert line.loc["wan-i2v", "change"] == own.loc[own["n"].idxmax(), "change"]
-    found = own.loc[own["n"].idxmax()]
-    assert line.loc["wan-i2v", "direction"] == found["direction"] and line.loc["cogvideox-i2v", "n"] > 5
-    assert set(changes["direction"]) <= {*AGREEMENT.values(), ""}
-    joint = changes.query("setting == 'Focal Guidance' and backbone == 'cogvideox-i2v'")
-    assert (joint["direction"] != "").all()
-    numbers = counts(changes)
-    assert (numbers[list(AGREEMENT.values())].sum(axis=1) == numbers["comparisons"]).all()
-    assert compact_table(changes).count("\n") == 2 + len(changes) // 2
-    figure = directions(changes, "DyMoS")
-    dots = sum(len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets"))
-    assert dots >= changes.query("paper == 'DyMoS' and backbone == 'wan-i2v' and direction != ''").shape[0]

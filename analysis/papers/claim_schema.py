@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from ..attention.recording_summaries import MEASURES, TEXT_SHARE
 from ..study.parameters import Parameters
+from ..study.score_columns import COLUMNS
 
 
 class Measure(NamedTuple):
@@ -21,15 +22,7 @@ class Measure(NamedTuple):
     factor: float = 1.0
 
 
-SCORES = {
-    "adherence": Measure("adherence", "points", 100),
-    "macro": Measure("share of right answers", "points", 100),
-    "displacement_px": Measure("displacement", "px"),
-    "flow_px": Measure("motion (flow)", "px / frame"),
-    "first_psnr": Measure("first-frame fidelity", "dB"),
-    "background_psnr": Measure("background fidelity", "dB"),
-    "sharpness_retention": Measure("sharpness", ""),
-}
+SCORES = COLUMNS
 # What stands for a measure of Wan's branches where text and video share one softmax.
 JOINT = {"words in text attention": "text in joint attention", "entropy, words": "entropy, text and reference"}
 # Compared as ratios.

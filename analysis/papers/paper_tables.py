@@ -16,6 +16,7 @@ from ..report.against_unsteered import on_common_samples
 from ..report.score_tables import gather
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
+from ..study.score_columns import PARTIAL, is_proportion
 from ..study.significance import decide, holm, mean_interval, paired_difference
 from .table_commands import OLDER, command, explain, sweeps_of
 from .table_pages import AGREEMENT, count, links, markdown, overview
@@ -110,32 +111,35 @@ def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -
         return {"measured": "not run"}
     if metric.none:
         return {"measured": "no stand-in"}
-    paired = baseline is not None and len(baseline) > 0
-    if paired:
-        part, baseline = on_common_samples({"row": part, "baseline": baseline}).values()
-        if part.empty:
-            return {"measured": "not run", "reason": "no sample in common with its baseline"}
-    prompts = part["sample"].nunique()
+    prompts, tables = part["sample"].nunique(), [part] + ([baseline] if baseline is not None and len(baseline) else [])
     if metric.events:
-        part = part[part["main_category"].isin(metric.events)]
-        baseline = baseline[baseline["main_category"].isin(metric.events)] if paired else None
-    if part.empty:
+        tables = [t[t["main_category"].isin(metric.events)] for t in tables]
+    if tables[0].empty:
         return {"measured": "not run", "reason": f"no sample of this event among the {prompts} prompts"}
-    for table in (part, baseline) if paired else (part,):
-        if metric.measured not in table or (table[metric.measured].isna().all() and table[ALWAYS].notna().any()):
-            return {"measured": "not run", "reason": OLDER}
+    if any(_is_older(t, metric.measured) for t in tables):
+        return {"measured": "not run", "reason": OLDER}
+    if metric.measured in PARTIAL:
+        tables = [t[t[metric.measured].notna() | t[ALWAYS].isna()] for t in tables]
+    part, *rest = on_common_samples(dict(enumerate(tables))).values()
+    if part.empty:
+        return {"measured": "not run", "reason": "no sample in common with its baseline"}
     if missing := int(part[metric.measured].isna().sum()):
         return {"measured": "incomplete", "reason": f"{missing} of {len(part)} videos have no {metric.measured}"}
-    keys = ["measured", "low", "high"]
-    out = dict(zip(keys, mean_interval(part[metric.measured], part["sample"]), strict=True))
+    mean = mean_interval(part[metric.measured], part["sample"], proportion=is_proportion(metric.measured))
+    out = dict(zip(["measured", "low", "high"], mean, strict=True))
     tested = {}
-    if paired and not baseline[metric.measured].isna().any():
-        d = paired_difference(part, baseline, metric.measured)
+    if rest and len(rest[0]) and not rest[0][metric.measured].isna().any():
+        d = paired_difference(part, rest[0], metric.measured)
         out |= {"change": d["difference"], "change_low": d["low"], "change_high": d["high"]}
-        out |= {"detectable": d["detectable"]} if pd.notna(d.get("detectable")) else {}
-        tested = {"p": d["p"], "changed": d.get("changed"), "ends": (d["low"], d["high"])}
+        out |= {"detectable": d["detectable"]}
+        tested = {"p": d["p"], "changed": d["changed"], "ends": (d["low"], d["high"])}
     out = {k: round(metric.factor * v, metric.digits) + 0.0 for k, v in out.items()}  # no -0.0
     return out | tested | {"n": part["sample"].nunique(), "seeds": part["seed"].nunique(), "videos": len(part)}
+
+
+def _is_older(table: pd.DataFrame, column: str) -> bool:
+    """Whether a table was scored before there was the column."""
+    return column not in table or bool(table[column].isna().all() and table[ALWAYS].notna().any())
 
 
 def timed(row: Row, metric: Metric, costs: dict[str, dict]) -> dict:
