@@ -115,7 +115,7 @@ class FocalGuidance:
 
     def weak_blocks(self, model: Model) -> frozenset[int]:
         """Positions of the semantic-weak blocks; the others are called responsive."""
-        return choose_blocks(model.blocks, self.weak, model.family)
+        return choose_blocks(model, self.weak)
 
     def active(self, model: Model, context: ForwardContext, block: Block, site: str) -> bool:
         """In the text or joint attention: of weak blocks for the binding, of responsive ones to fill the cache."""

@@ -1,6 +1,7 @@
 """Foreground masks, ratios and the calibrated list, on cases whose answer is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from analysis.videos.study_videos import study_cells
 from methods import AlignVid, steer
 from methods.core import block_lists
 from methods.core.block_lists import choose_blocks
-from methods.families import attention_modules
+from methods.families import WAN, describe
 from testbed import cogvideox
 from testbed.benchmark import draw_benchmark
 from testbed.world import render
@@ -172,14 +173,15 @@ def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
 
 def test_the_shipped_preset_steers_the_testbed():
     transformer = WanTransformer3DModel.from_pretrained("testbed/checkpoints/wan-i2v", subfolder="transformer")
-    entry = next(e for e in json.loads(block_lists.CALIBRATED.read_text()) if e["count"] == len(transformer.blocks))
-    blocks = tuple(dict.fromkeys(b for b, _, _ in attention_modules(transformer)))
-    assert choose_blocks(blocks, "calibrated", entry["family"]) == frozenset(entry["blocks"])
+    known = json.loads(block_lists.CALIBRATED.read_text())
+    entry = next(e for e in known if (e["family"], e["count"]) == (WAN, len(transformer.blocks)))
+    model = describe(transformer)
+    assert choose_blocks(model, "calibrated") == frozenset(entry["blocks"])
     assert 0 < len(entry["blocks"]) < entry["count"]
     with steer(transformer, AlignVid(1.35, blocks="calibrated")):
         pass
     with pytest.raises(ValueError, match="analysis foreground"):
-        choose_blocks(blocks[:7], "calibrated", entry["family"])
+        choose_blocks(replace(model, blocks=model.blocks[:7]), "calibrated")
 
 
 # --- SAM 2, where its weights are at hand: here a tiny one with random weights ---------------------------------------
