@@ -277,9 +277,7 @@ def test_the_panel_starts_with_the_sample_and_runs_it(panel, parameters):
     assert panel.prompt.value == record["prompt"] and panel.event.value == "move"
     assert panel.subject.value == scene.objects[event.target].name and panel.direction.value == event.direction
     request = panel.request()
-    assert request == benchmark_request(
-        parameters, "motion_000", methods=[parameters.methods["alignvid"][0] | {"window": "early"}]
-    )
+    assert request == benchmark_request(parameters, "motion_000", methods=parameters.methods["alignvid"])
     panel.button.click()
     assert not panel.message.value and not panel.button.disabled and not panel.progress.value
     strips, moving, answers, attention = panel.results.children
