@@ -242,7 +242,7 @@ def foreground(
 def calibrate(
     backbones: Annotated[list[str] | None, typer.Argument(help="all that were measured by default")] = None,
     definition: Annotated[str, typer.Option(help="mass, tokens (AlignVid's F.2) or 'per token'")] = "tokens",
-    mask: Annotated[str, typer.Option(help="velocity, clean, noise or pixels")] = "velocity",
+    mask: Annotated[str, typer.Option(help="clean, velocity, noise or pixels")] = "clean",
 ):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
     from .attention.calibrated_blocks import write_preset

@@ -138,7 +138,7 @@ def test_tokens_are_high_within_their_own_frame():
 # The list ------------------------------------------------------------------------------------------------------------
 def scores(values):
     """Scores with `values` (prompts, blocks) as the ratio."""
-    rows = [(f"s{i}", "velocity", "tokens", b, v) for i, row in enumerate(values) for b, v in enumerate(row)]
+    rows = [(f"s{i}", "clean", "tokens", b, v) for i, row in enumerate(values) for b, v in enumerate(row)]
     return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio"])
 
 
@@ -183,7 +183,7 @@ def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
     cogvideox, wan, kept = json.loads(path.read_text())
     assert kept == other and wan["blocks"] == [2] and wan["count"] == 3
     assert cogvideox["family"] == "CogVideoXTransformer3DModel" and cogvideox["blocks"] == [1]
-    assert cogvideox["source"] == "foreground ratio above 0.5, tokens, mask velocity, cogvideox-i2v, 3 prompts"
+    assert cogvideox["source"] == "foreground ratio above 0.5, tokens, mask clean, cogvideox-i2v, 3 prompts"
     assert path.read_text().endswith("]\n")
     with pytest.raises(ValueError, match=r"elsewhere/wan/ratios\.csv: run"):
         write_preset(parameters, ["wan-t2v"], tmp_path / "elsewhere", path)
