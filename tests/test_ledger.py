@@ -23,38 +23,62 @@ def test_ledger_names_the_rows_that_are_measured(claims):
     assert all(s.method in PARAMETERS.methods for row in claims.ledger for s in row.settings)
 
 
-def steps_of(backbone, window, *, by_time=False):
-    """The steps of the backbone's own schedule in which a window acts, counted from 0."""
-    import json
+def steps_of(backbone: str, kind) -> dict[str, list[int]]:
+    """The steps of each setting of AlignVid's windows on a backbone's own schedule."""
+    from methods.core.forward_context import ForwardContext
+    from methods.core.step_windows import in_window
+    from methods.registry import from_dict
 
-    import diffusers
+    settings = PARAMETERS.backbones[backbone]
+    scheduler = kind.from_pretrained(ROOT / settings.checkpoint, subfolder="scheduler")
+    scheduler.set_timesteps(settings.steps)
+    contexts = [ForwardContext(i, settings.steps, t, "cond") for i, t in enumerate(scheduler.timesteps.tolist())]
+    names = [n for n in PARAMETERS.methods if re.fullmatch(r"alignvid(-released|-(early|middle|late)(-time|-all))?", n)]
+    found = {}
+    for name in names:
+        (method,) = [from_dict(m) for m in PARAMETERS.methods[name]]
+        by_time = method.variant == "released"
+        found[name] = [c.step for c in contexts if in_window(method.window, c, by_time=by_time)]
+    return found
+
+
+def test_windows_by_time_are_the_codes_thresholds_on_each_schedule():
+    from diffusers import CogVideoXDDIMScheduler, UniPCMultistepScheduler
+
+    wan = steps_of("wan-i2v", UniPCMultistepScheduler)
+    assert wan["alignvid"] == wan["alignvid-early-time"] == wan["alignvid-released"] == [0, 1, 2]
+    assert (wan["alignvid-middle-time"], wan["alignvid-late-time"]) == ([3, 4, 5, 6], [7, 8, 9])
+    cogvideox = steps_of("cogvideox-i2v", CogVideoXDDIMScheduler)
+    assert cogvideox["alignvid"] == [0, 1, 2] and cogvideox["alignvid-early-time"] == cogvideox[
+        "alignvid-released"
+    ] == [0]
+    assert (cogvideox["alignvid-middle-time"], cogvideox["alignvid-late-time"]) == ([1, 2, 3], [4, 5, 6, 7, 8, 9])
+
+
+@pytest.mark.parametrize("steps", [10, 20, 30, 40, 50])
+def test_early_middle_and_late_are_thirty_percent_each(steps):
+    from methods.core.forward_context import ForwardContext
+    from methods.core.step_windows import in_window
+
+    contexts = [ForwardContext(i, steps, 0.0, "cond") for i in range(steps)]
+    for window in ("early", "middle", "late"):
+        assert sum(in_window(window, c) for c in contexts) == 3 * steps // 10
+    assert sum(in_window((0.7, 1.0), c) for c in contexts) == 3 * steps // 10 + 1  # as F.3 prints it
+
+
+def test_a_window_without_a_step_is_refused():
+    from types import SimpleNamespace
+
+    import torch
 
     from methods.core.forward_context import ForwardContext
     from methods.core.step_windows import in_window
 
-    folder = ROOT / PARAMETERS.backbones[backbone].checkpoint / "scheduler"
-    kind = json.loads((folder / "scheduler_config.json").read_text())["_class_name"]
-    scheduler, count = getattr(diffusers, kind).from_pretrained(folder), PARAMETERS.backbones[backbone].steps
-    scheduler.set_timesteps(count)
-    contexts = [ForwardContext(i, count, t, "cond", None) for i, t in enumerate(scheduler.timesteps.tolist())]
-    return [c.step for c in contexts if in_window(window, c, by_time=by_time)]
-
-
-def test_windows_by_time_and_by_fraction_as_the_ledger_says():
-    from methods.registry import from_dict
-
-    assert steps_of("wan-i2v", "early") == steps_of("wan-i2v", "early", by_time=True) == [0, 1, 2]
-    for name in ("middle", "late"):
-        chosen = from_dict(PARAMETERS.methods[f"alignvid-{name}-time"][0]).window
-        by_time = steps_of("wan-i2v", name, by_time=True)
-        assert steps_of("wan-i2v", chosen) == by_time != steps_of("wan-i2v", name)
-        # On the other model the same settings are not the code's thresholds.
-        assert steps_of("cogvideox-i2v", chosen) != steps_of("cogvideox-i2v", name, by_time=True)
-    found = {name: steps_of("cogvideox-i2v", name, by_time=True) for name in ("early", "middle", "late")}
-    assert found == {"early": [0], "middle": [1, 2, 3], "late": [4, 5, 6, 7, 8, 9]}
-    assert steps_of("cogvideox-i2v", "early") == [0, 1, 2]
-    said = (ROOT / "papers/ledger.md").read_text()
-    assert "early is the first step alone, middle steps 2 to 4, late 5 to 10" in said
+    with pytest.raises(ValueError, match="none of the 2 steps"):
+        in_window("early", ForwardContext(0, 2, 999.0, "cond"))
+    late = SimpleNamespace(scheduler=SimpleNamespace(timesteps=torch.tensor([800.0, 400.0])))
+    with pytest.raises(ValueError, match="none of the 2 steps"):
+        in_window("early-by-time", ForwardContext(0, 2, 800.0, "cond", None, late))
 
 
 def test_low_pass_guidance_without_guidance_is_marked_in_every_table():
