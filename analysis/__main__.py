@@ -237,7 +237,8 @@ def semantic_layers(backbone: str = "wan-i2v", samples: int = 16, workers: Worke
 @app.command()
 def foreground(
     backbone: str = "wan-i2v",
-    samples: int = 32,
+    samples: int = 50,
+    seed: Annotated[int, typer.Option(help="of the prompts of a testbed model; not the benchmark's")] = 11,
     segmenter: Annotated[str | None, typer.Option(help="folder or name of a SAM 2 model instead of 2-means")] = None,
     workers: Workers = None,
 ):
@@ -248,17 +249,22 @@ def foreground(
 
     with default_executor(workers) as executor:
         out = attention_study_folder("foreground", _backbone(parameters, backbone))
-        foreground(parameters, backbone, executor, samples=samples, out=out, segmenter=segmenter)
+        foreground(parameters, backbone, executor, samples=samples, out=out, seed=seed, segmenter=segmenter)
 
 
 @app.command()
-def calibrate(backbones: Annotated[list[str] | None, typer.Argument(help="all that were measured by default")] = None):
+def calibrate(
+    backbones: Annotated[list[str] | None, typer.Argument(help="all that were measured by default")] = None,
+    definition: Annotated[str, typer.Option(help="mass, tokens (AlignVid's F.2) or 'per token'")] = "tokens",
+    mask: Annotated[str, typer.Option(help="clean, velocity, noise or pixels")] = "clean",
+):
     """List the blocks of measured backbones that look at the foreground in methods/calibrated_blocks.json."""
     from .attention.calibrated_blocks import write_preset
 
     parameters, folder = load_parameters(), attention_study_folder("foreground")
     measured = [b for b in parameters.backbones if (folder / lineage_of(b)).is_dir() and b == f"{lineage_of(b)}-i2v"]
-    for name, blocks in write_preset(parameters, backbones or measured, folder).items():
+    found = write_preset(parameters, backbones or measured, folder, definition=definition, mask=mask)
+    for name, blocks in found.items():
         print(f"{name}: {blocks}")
 
 

@@ -16,13 +16,22 @@ from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
 from .core.step_windows import check_window, in_window
-from .families import COGVIDEOX, WAN, Block
+from .families import WAN, Block
 
 DEFAULT_SITES = ("q_image", "k_text")
 SITES = ("q_image", "k_image", "q_text", "k_text", "self")
-# Key groups of joint attention. CogVideoX has no image tokens: there the reference frame is the image condition.
-KEYS = {"text": ("text", "text_padding"), "image": ("image",), "all": ("text", "text_padding", "image", "reference",
-        "video", "history"), "conditioning": ("text", "text_padding", "image")}  # fmt: skip
+# Key groups of joint attention. S_cond of section 4.2 is "conditioning": text and image tokens, while video keys stay as
+# they are. The frame that holds the reference is video, so a model without image tokens has the text alone in it.
+TEXT, IMAGE, REFERENCE = ("text", "text_padding"), ("image",), ("reference",)
+KEYS = {
+    "conditioning": TEXT + IMAGE,
+    "text": TEXT,
+    "image": IMAGE,
+    "reference": REFERENCE,
+    "conditioning+reference": TEXT + IMAGE + REFERENCE,
+    "all": (*TEXT, *IMAGE, *REFERENCE, "video", "history"),
+}
+ENERGIES = (None, "centred", "absolute")
 
 
 @dataclass(frozen=True)
@@ -31,18 +40,25 @@ class AlignVid:
 
     gamma: factor on the logits, > 0; 1 changes nothing, the paper uses 1.35.
     target: "k" scales the keys of `groups` (Eq. 9), "q" the queries, so all of their logits; joint attention only.
-    groups: keys scaled in joint attention: "text", "image", "conditioning" (both) or "all". On CogVideoX the
-        image condition is the reference frame.
+    groups: keys scaled in joint attention. "conditioning": text and image tokens, the paper's S_cond (section 4.2); in
+        CogVideoX, which has no image tokens, that is the text. "text", "image": one of the two. "all": the whole key matrix,
+        as Algorithm 1 writes it. Beyond the paper, which keeps video keys unscaled: "reference", the keys of the reference
+        frame, and "conditioning+reference".
     sites: what is scaled in Wan: q_image, k_image, q_text, k_text (the branches of cross-attention) and self (all keys of
         self-attention). Query and key of the same branch together scale its logits by gamma squared.
     queries: "video" keeps the logits of text and image queries, "all" scales them too; joint attention only.
     blocks: "first_half", "all", "calibrated", a published list's name, or a list (see core/block_lists.py).
-    window: "early" [0, .30], "middle" [.35, .65], "late" [.70, 1], "all" of t / T, or (from, to).
-    variant: "paper", or "released" as the authors' code does it: windows are thresholds on the model's time; the scaled
+    window: "early", "middle", "late" (30 % of the steps each) or "all", the same with "-by-time", or (from, to) in t / T; see
+        core/step_windows.py.
+    variant: "paper", or "released" as the authors' code does it: named windows are by time; the scaled
         query of the image branch is used by the text branch again; `self` ignores `blocks`; joint attention scales all
         keys for all queries, in single-stream blocks only.
-    energy: scale by f(mean logit) per sample and head (Eq. 10). The paper leaves the monotone f open; here
-        f(m) = gamma ** (2 sigmoid(-m)): gamma at m = 0, more where logits are low, between 1 and gamma squared.
+    energy: None, or scale by f(m) per sample and head, m the mean logit over the queries and all keys that the mask lets
+        through (Eq. 10). The paper says only that f is monotone, "e.g. sigmoid-normalized rescaling", and stronger where
+        logits are diffuse. "centred": gamma ** (2 sigmoid(mean of m over the heads - m)), which is gamma at the logit that
+        is typical of the block and between 1 and gamma squared elsewhere, so on the whole as strong as gamma. "absolute":
+        gamma ** (2 sigmoid(-m)), which is gamma at m = 0 and weaker than gamma in most calls, as mean logits are mostly
+        above 0.
     Both guidance branches are scaled, as in the released code.
     """
 
@@ -57,7 +73,7 @@ class AlignVid:
     blocks: str | tuple[int | str, ...] = "first_half"
     window: str | tuple[float, float] = "early"
     variant: str = "paper"
-    energy: bool = False
+    energy: str | None = None
     queries: str = "video"
 
     def __post_init__(self):
@@ -68,10 +84,13 @@ class AlignVid:
             "groups": tuple(KEYS),
             "variant": ("paper", "released"),
             "queries": ("video", "all"),
+            "energy": ENERGIES,
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"AlignVid {name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"AlignVid {name} must be one of {', '.join(map(str, values))}, not {getattr(self, name)!r}"
+                )
         unknown = [s for s in self.sites if s not in SITES]
         if isinstance(self.sites, str) or unknown or not self.sites:
             raise ValueError(f"AlignVid sites must be among {', '.join(SITES)}, not {self.sites!r}")
@@ -82,13 +101,17 @@ class AlignVid:
 
     def check(self, model) -> None:
         """Raise ValueError for a block, site or key group that the model does not have."""
-        choose_blocks(model.blocks, self.blocks, model.family)
+        choose_blocks(model, self.blocks)
         if model.family == WAN:
             # The default pair serves text-to-video too, where there is no image branch.
             if "image" not in model.sites and self.sites != DEFAULT_SITES and any("image" in s for s in self.sites):
                 raise ValueError(f"AlignVid sites {self.sites}: this Wan model has no image attention")
-        elif self.groups == "image" and ("reference" if model.family == COGVIDEOX else "image") not in model.groups:
-            raise ValueError(f"this {model.family} has no 'image' keys; it has {', '.join(sorted(model.groups))}")
+        elif self.variant == "paper" and self.groups in ("image", "reference", "conditioning+reference"):
+            needed = self.groups.removeprefix("conditioning+")
+            if needed not in model.groups:
+                raise ValueError(
+                    f"this {model.family} has no {needed!r} keys; it has {', '.join(sorted(model.groups))}"
+                )
 
     def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """Whether any logit of this attention changes in this forward."""
@@ -97,7 +120,7 @@ class AlignVid:
         if self.variant == "released" and block.name.startswith("double."):
             return False
         gated = not (self.variant == "released" and site == "self")
-        if gated and block.index not in choose_blocks(model.blocks, self.blocks, model.family):
+        if gated and block.index not in choose_blocks(model, self.blocks):
             return False
         return site == "joint" or self._power(site) > 0
 
@@ -111,37 +134,38 @@ class AlignVid:
     def edit(self, call: AttentionCall) -> None:
         """Scale the logits of the call."""
         if call.site != "joint":
-            factor = self._factor(call, None, slice(None)) if self.energy else self.gamma
+            factor = self._factor(call, slice(None)) if self.energy else self.gamma
             call.video_logits.multiply(factor ** self._power(call.site))
             return
         if self.variant == "released":
             groups, queries = "all", "all"
         else:
             groups, queries = "all" if self.target == "q" else self.groups, self.queries
-        chosen = None if groups == "all" else self._chosen_keys(call, groups)
+        chosen = None if groups == "all" else call.keys.where(*KEYS[groups])
         factor = self.gamma
         if self.energy:
-            factor = self._factor(call, chosen, call.queries.video if queries == "video" else slice(None))
+            factor = self._factor(call, call.queries.video if queries == "video" else slice(None))
         if chosen is not None:
             factor = torch.where(chosen[:, None, :, None], factor, 1.0)
         call.video_logits.multiply(factor)
         if queries == "all":
             call.other_logits.multiply(factor)
 
-    def _chosen_keys(self, call, groups):
-        """(1 or B, Lk) bool: the keys of a group."""
-        names = set(KEYS[groups])
-        if call.reference is not None and "image" in names and "image" not in call.layout.groups:
-            names = names - {"image"} | {"reference"}
-        return call.keys.where(*names)
-
-    def _factor(self, call, chosen, rows) -> torch.Tensor:
+    def _factor(self, call, rows) -> torch.Tensor:
         """Eq. 10 per sample and head, (B, H, 1, 1): the mean logit is mean(q) . mean(k), never an L x L tensor."""
         query, key = call.query[:, :, rows].float().mean(2), call.key.float()
-        if chosen is None:
+        if call.mask is None:
             key = key.mean(2)
         else:
-            weights = chosen.to(key.dtype)[:, None, :, None]
+            weights = keys_seen(call)[:, None, :, None].to(key.dtype)
             key = (key * weights).sum(2) / weights.sum(2).clamp(min=1)
         mean = call.scale * (query * key).sum(-1)
+        if self.energy == "centred":
+            mean = mean - mean.mean(1, keepdim=True)
         return (self.gamma ** (2 * torch.sigmoid(-mean)))[..., None, None]
+
+
+def keys_seen(call: AttentionCall) -> torch.Tensor:
+    """(1 or B, Lk) bool: the keys that the call's mask lets some query see."""
+    seen = call.mask if call.mask.dtype == torch.bool else call.mask > float("-inf")
+    return seen.any(-2).any(1).expand(-1, call.key.shape[2])

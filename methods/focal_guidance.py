@@ -3,7 +3,7 @@
 
 In semantic-weak layers, for each keyword k with an anchor in the image (focal_anchors/keywords.py), let V_k^text and V_k^vis
 be what the layer's value projections make of the keyword's text feature and of its anchor, and z the video tokens that enter
-the layer:
+the layer (section 3.2 finds the weak layers by what leaves them, analysis/attention/semantic_layers.py):
 
     text-value binding    V_k^text <- V_k^text + text V_k^vis                             Eq. 8
     latent injection      z_ref(u, v) <- z_ref(u, v) + latent w_k(u, v) V_k^vis           Eq. 9, in the reference frame
@@ -35,7 +35,17 @@ from .focal_anchors.image_branch import ImageBranchValues
 from .focal_anchors.joint_attention import JointAttentionValues
 from .focal_anchors.keywords import Anchors, find_anchors, load_clip
 from .focal_anchors.pipeline_run import current_run, image_reader, watch_conditions
+from .focal_anchors.placement import place
 from .focal_anchors.projection import TRAIN, encode_reference, load_projection
+
+CHOICES = {
+    "sign": (-1, 1),
+    "readout": ("tokens", "phrase"),
+    "keywords": ("similarity", "prominence"),
+    "injection": ("peak", "sum"),
+    "cache_map": ("cosine", "attention"),
+    "cache_from": ("previous", "earlier"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,19 @@ class FocalGuidance:
         the reference image where the pipeline has none (CogVideoX).
     weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B.
     sign: of the cosine between words and patches (Eq. 6); -1 as the paper prints it, 1 for the plain similarity.
-    select: a word is a keyword if its largest similarity exceeds this; in [-1, 1].
+    readout: where that cosine is taken. "tokens", as Eq. 6 says: each word's token of the prompt, and the patches of the
+        second-to-last layer. CLIP never trained the first to name anything: only a text's end token. "phrase": the end
+        token of the word with the one before it ("yellow square"), and the patches through the values of the last layer,
+        as MaskCLIP reads places out of a CLIP; it is meant for sign 1.
+    select: a word is a keyword if its score exceeds this; in [-1, 1]. keywords: what the score is. "similarity", its largest
+        (section 4.1), which says more about the word's place in the prompt than about what it names; or "prominence", how
+        far its similarity, less the empty prompt's, rises above its own mean over the patches.
     region: a patch belongs to a keyword's region if its similarity, scaled to 0..1 over the patches, is at least this.
     text, latent, cache: strengths of the three parts, >= 0; 0 switches a part off.
+    injection: the scale of w_k in Eq. 9, a "normalized similarity weight". "peak": at most 1 for each keyword, whatever the
+        number of tokens. "sum": they sum to 1, so that the injection gets weaker with every token that the frame has.
+    cache_map: A_k. "cosine", Eq. 10; or "attention", the weights of the layer's own attention to the keyword among the
+        words, mean over heads: values and tokens lie in spaces that no training aligned, queries and keys do not.
     cache_threshold: in [-1, 1]. cache_from: "previous", the other layers of the step before (the first step has none), or
         "earlier", the other layers of this step that come before the weak one: layers after it cannot be known yet.
     projection: safetensors file of the anchors' projection (focal_anchors/projection.py) for CogVideoX; None for Wan.
@@ -68,6 +88,10 @@ class FocalGuidance:
     cache: float = 0.1
     cache_threshold: float = 0.0
     cache_from: str = "previous"
+    readout: str = "tokens"
+    keywords: str = "similarity"
+    injection: str = "peak"
+    cache_map: str = "cosine"
     projection: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -78,7 +102,7 @@ class FocalGuidance:
         for name, low, high in (("select", -1, 1), ("cache_threshold", -1, 1), ("region", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"FocalGuidance {name} must be in [{low}, {high}], not {getattr(self, name)!r}")
-        for name, values in (("sign", (-1, 1)), ("cache_from", ("previous", "earlier"))):
+        for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"FocalGuidance {name} must be one of {values}, not {getattr(self, name)!r}")
         if isinstance(self.weak, list):
@@ -115,7 +139,7 @@ class FocalGuidance:
 
     def weak_blocks(self, model: Model) -> frozenset[int]:
         """Positions of the semantic-weak blocks; the others are called responsive."""
-        return choose_blocks(model.blocks, self.weak, model.family)
+        return choose_blocks(model, self.weak)
 
     def active(self, model: Model, context: ForwardContext, block: Block, site: str) -> bool:
         """In the text or joint attention: of weak blocks for the binding, of responsive ones to fill the cache."""
@@ -140,9 +164,12 @@ class FocalGuidance:
         pipe, anchors = call.context.pipe, self.anchors(call.context.pipe)
         if not anchors.words or not self.cache or call.block.index in self.weak_blocks(call.model):
             return
-        text = self.values(pipe, call.value.device).text_values(call, anchors)
         maps, step = current_run(pipe).similarity_maps, call.context.step
-        found = keyword_maps(text, call.block_input.hidden_states[call.conditional()])
+        if self.cache_map == "attention":
+            found = attention_maps(call, anchors.tokens)
+        else:
+            text = self.values(pipe, call.value.device).text_values(call, anchors)
+            found = keyword_maps(text, call.block_input.hidden_states[call.conditional()])
         maps.setdefault((self, step), {})[call.block.index] = found
         for key in [key for key in maps if key[0] == self and not step - 1 <= key[1] <= step]:
             del maps[key]
@@ -161,10 +188,9 @@ class FocalGuidance:
         visual = self.values(context.pipe, hidden_states.device).visual_values(block, anchors, hidden_states)
         if self.latent:
             frame = grid[1] * grid[2]
-            weights = (
-                F.interpolate(anchors.weights[None].float(), grid[1:], mode="area")[0].flatten(1).to(hidden_states)
-            )
-            weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
+            weights = place(anchors.weights.float(), grid[1], grid[2], anchors.seen).flatten(1).to(hidden_states)
+            total = weights.amax(1, keepdim=True) if self.injection == "peak" else weights.sum(1, keepdim=True)
+            weights = weights / total.clamp(min=1e-12)
             change[samples, :frame] += self.latent * (weights.T @ visual)
         cached = self._cached(context, block) if self.cache else None
         if cached is not None:
@@ -188,21 +214,21 @@ class FocalGuidance:
         """
         run = current_run(pipe)
         if self not in run.anchors:
-            patches = run.patches
+            patches, seen = run.patches, run.seen
             if self.projection is not None and run.image is not None:
-                patches = encode_reference(self.clip, run.image)
+                patches, seen = encode_reference(self.clip, run.image), (1.0, 1.0)
             if run.prompt is None or patches is None:
                 raise ValueError("FocalGuidance: give prompt and image to the pipeline, not their embeddings")
             clip, clip_tokenizer = load_clip(self.clip)
             found = find_anchors(
                 clip, clip_tokenizer, pipe.tokenizer, run.prompt, patches, sign=self.sign, select=self.select,
-                region=self.region, slots=run.text_slots,
+                region=self.region, slots=run.text_slots, readout=self.readout, keywords=self.keywords, seen=seen,
             )  # fmt: skip
             run.anchors[self] = found
             if not found.words:
                 best = max(found.highest.items(), key=lambda item: item[1], default=("no word", float("nan")))
                 warnings.warn(
-                    f"FocalGuidance: no word of {run.prompt!r} has a similarity above {self.select} "
+                    f"FocalGuidance: no word of {run.prompt!r} has a {self.keywords} above {self.select} "
                     f"(the best is {best[0]}, {best[1]:.3f}); this video is not changed",
                     stacklevel=2,
                 )
@@ -223,3 +249,16 @@ class FocalGuidance:
 def keyword_maps(values: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
     """Eq. 10: cosine similarity of keyword values (B, K, C) and tokens (B, L, C), float32 (B, K, L)."""
     return F.normalize(values.float(), dim=-1) @ F.normalize(hidden_states.float(), dim=-1).transpose(1, 2)
+
+
+def attention_maps(call: AttentionCall, keywords: tuple[tuple[int, ...], ...]) -> torch.Tensor:
+    """(B, K, L) float32: the attention of the conditional video tokens to each keyword's tokens, among the words alone and
+    mean over heads, as the methods left the call. keywords: positions of each one's tokens in the text."""
+    query, key, scale = call.scaled(slice(call.queries.video.start, call.queries.video.stop), call.video_logits)
+    query, key = query[call.conditional()].float(), key[call.conditional()].float()
+    words = call.keys.where("text")[-1].nonzero().flatten()
+    member = torch.stack([torch.isin(words, torch.tensor(at, device=words.device)) for at in keywords], 1).float()
+    total = 0.0
+    for head in range(query.shape[1]):  # one head at a time bounds the memory: tokens times words
+        total = total + (scale * query[:, head] @ key[:, head][:, words].mT).softmax(-1) @ member
+    return total.transpose(1, 2) / query.shape[1]

@@ -277,8 +277,8 @@ def test_segments_of_a_profile(tmp_path):
 def test_calibrated_blocks_in_the_first_half(tmp_path, listed, word, share):
     (folder := tmp_path / "studies/foreground/wan").mkdir(parents=True)
     rows = [
-        {"sample": s, "mask": m, "definition": "per token", "block": b, "ratio": 0.6 if b in listed and m == "pixels" else 0.4}
-        for s in range(12) for m in ("pixels", "noise") for b in range(10)
+        {"sample": s, "mask": m, "definition": "tokens", "block": b, "ratio": 0.6 if b in listed and m == "clean" else 0.4}
+        for s in range(12) for m in ("clean", "noise") for b in range(10)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "ratios.csv", index=False)
     row = decided(tmp_path, [{"kind": "first-half"}], []).iloc[0]

@@ -31,7 +31,9 @@ def outputs(name: str) -> dict[str, list[float]]:
     AlignVid scales by a number, by key and by head; DyMoS's bias grows with the frame; the mask, where there is one, is
     the model's own."""
     model, inputs = make(name, batch=1 if name == "wan2.1-flf2v" else 2)
-    methods = [AlignVid(1.4, window="all", blocks="all"), AlignVid(0.8, window="all", blocks=(1,), energy=True)]
+    groups = "conditioning+reference" if name.startswith("cogvideox") and name in IMAGE_TO_VIDEO else "conditioning"
+    methods = [AlignVid(1.4, window="all", blocks="all", groups=groups)]
+    methods += [AlignVid(0.8, window="all", blocks=(1,), groups=groups, energy="absolute")]
     methods += [DyMoS(1.5, steps=1.0, schedule="linear")] if name in IMAGE_TO_VIDEO else []
     with steer(model, *methods, steps=10, **options(name)), record(model, frames=True, largest=True) as recording:
         out = forward(model, inputs).flatten()

@@ -16,6 +16,7 @@ from methods.core.attention_statistics import statistics
 from methods.core.log_sum_exp import attention_with_lse, biased_attention
 
 CONDITIONING = {"text": {"text", "text_padding"}, "image": {"image"}, "conditioning": {"text", "text_padding", "image"}}
+CONDITIONING |= {"reference": {"reference"}, "conditioning+reference": CONDITIONING["conditioning"] | {"reference"}}
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
 
 
@@ -38,15 +39,18 @@ def scaling(method, name, call, z, video, keys):
         if method.queries == "video":
             rows = video
         if method.target == "k" and method.groups != "all":
-            wanted = CONDITIONING[method.groups]
-            if name.startswith("cogvideox") and name != "cogvideox-t2v" and "image" in wanted:
-                wanted = wanted - {"image"} | {"reference"}
-            columns = torch.tensor([k in wanted for k in keys])
+            columns = torch.tensor([k in CONDITIONING[method.groups] for k in keys])
     chosen = rows[:, None] & columns[None]
     gamma = torch.tensor(method.gamma, dtype=torch.float64)
     if method.energy:
-        mean = (z * chosen).sum((-1, -2), keepdim=True) / chosen.sum()
-        gamma = method.gamma ** (2 * torch.sigmoid(-mean))
+        # Over the queries that are scaled and all keys but masked ones.
+        seen = (
+            torch.ones_like(z, dtype=torch.bool) if call.mask is None else call.mask.any(-2, keepdim=True).expand_as(z)
+        )
+        seen = seen & rows[:, None]
+        mean = (z * seen).sum((-1, -2), keepdim=True) / seen.sum((-1, -2), keepdim=True)
+        typical = mean.mean(1, keepdim=True) if method.energy == "centred" else 0.0
+        gamma = method.gamma ** (2 * torch.sigmoid(typical - mean))
     return torch.where(chosen, gamma**power, 1.0)
 
 
@@ -84,7 +88,7 @@ def align_vids(draw):
     sites = draw(st.lists(st.sampled_from(SITES), min_size=1, max_size=3, unique=True))
     return AlignVid(
         draw(st.floats(0.5, 3)), target=draw(st.sampled_from("qk")), sites=tuple(sites), window="all", blocks="all",
-        groups=draw(st.sampled_from(["text", "image", "conditioning", "all"])), energy=draw(st.booleans()),
+        groups=draw(st.sampled_from([*CONDITIONING, "all"])), energy=draw(st.sampled_from([None, "centred", "absolute"])),
         variant=draw(st.sampled_from(["paper", "released"])), queries=draw(st.sampled_from(["video", "all"])),
     )  # fmt: skip
 
@@ -113,7 +117,9 @@ def test_steered_attention_and_its_statistics_are_exact(calls, name, grid, words
     if "wan" in name:
         assume("2.1" in name or not any("image" in s for s in scale.sites))
     else:
-        assume(scale.groups != "image" or name in IMAGE_TO_VIDEO)
+        # FramePack and HunyuanVideo have image tokens; a text-to-video model has neither those nor a reference.
+        assume(scale.groups in ("text", "conditioning", "all") or name in IMAGE_TO_VIDEO)
+        assume(scale.groups != "image" or not name.startswith("cogvideox"))
     calls.clear()
     model, inputs = make(name, dtype, batch, grid, words)
     methods = [scale, shift] if name in IMAGE_TO_VIDEO else [scale]

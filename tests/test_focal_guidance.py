@@ -17,14 +17,26 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_pipelines import build
 
+from analysis.attention.keyword_anchors import localisation, object_mask
 from analysis.study.parameters import load_parameters
 from analysis.study.video_files import read_video
 from analysis.videos.generate import generate
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
-from methods.focal_anchors.keywords import find_anchors, load_clip, region_weights, similarity, tokens_of, words_in
+from methods.focal_anchors.keywords import (
+    find_anchors,
+    load_clip,
+    preceded,
+    region_weights,
+    similarity,
+    tokens_of,
+    words_in,
+)
 from methods.focal_anchors.pipeline_run import _runs, current_run, forget_run
+from methods.focal_anchors.placement import place, share_seen
 from methods.focal_guidance import keyword_maps
 from methods.registry import from_dict, to_dict
+from testbed.benchmark import draw_benchmark
+from testbed.world import COLOURS, SHAPES, render
 
 CLIP, CHECKPOINT = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
 PROMPT = "a yellow square and a purple circle. then the yellow square changes to cyan."
@@ -108,6 +120,79 @@ def test_anchors_are_weighted_sums_of_patches(pipe):
     assert torch.allclose(flipped.similarity, -both.similarity)
 
 
+def test_a_phrase_is_a_word_with_the_one_before_it():
+    assert preceded("a red square. then the square moves") == [
+        "a", "a red", "red square", "then", "then the", "the square", "square moves"]  # fmt: skip
+
+
+@torch.no_grad()
+def test_phrases_point_at_the_object_and_literal_tokens_do_not(pipe):
+    """Of the colours and shapes in references of the benchmark: area under the curve of similarity against the object."""
+    (clip, clip_tokenizer), areas = load_clip(CLIP), {"tokens": [], "phrase": []}
+    passed = {"literal": [0, 0], "prominent": [0, 0]}  # words that name an object, and words that name nothing
+    total = [0, 0]
+    for sample, scene, event in draw_benchmark(7)[:24]:
+        image = render(scene, event, executed=False, frames=1)[0]
+        patches = pipe.encode_image(Image.fromarray(image), "cpu")[0]
+        named = {o.colour: o.colour for o in scene.objects} | {o.shape: o.colour for o in scene.objects}
+        one_of_a_kind = {w for w in named if [w in (o.colour, o.shape) for o in scene.objects].count(True) == 1}
+        common = (clip, clip_tokenizer, pipe.tokenizer, sample["prompt"], patches)
+        for readout, found in areas.items():
+            anchors = find_anchors(*common, sign=1, select=-1.0, region=0.5, readout=readout)
+            for word in one_of_a_kind & set(anchors.words):
+                on = object_mask(image, named[word], 8)
+                found.append(localisation(anchors.similarity[anchors.words.index(word)].numpy(), on))
+        literal = find_anchors(*common, sign=-1, select=-0.25, region=0.5)
+        prominent = find_anchors(*common, sign=1, select=0.1, region=0.5, readout="phrase", keywords="prominence")
+        for word in literal.highest:
+            if (kind := 0 if word in named else 1 if word not in COLOURS and word not in SHAPES else None) is not None:
+                total[kind] += 1
+                passed["literal"][kind] += word in literal.words
+                passed["prominent"][kind] += word in prominent.words
+    assert np.nanmean(areas["phrase"]) > 0.7 > 0.55 > np.nanmean(areas["tokens"])
+    objects, others = (np.array([passed[k][kind] for k in passed]) / total[kind] for kind in (0, 1))
+    assert abs(objects[0] - others[0]) < 0.15 and objects[1] - others[1] > 0.4
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 832), (832, 480), (64, 64)])
+def test_anchors_lie_where_the_encoder_saw_them(height, width):
+    """Wan 2.1's image processor crops the centre of the shorter side: the patches span no more than that of the frame."""
+    from transformers import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil()  # as published: shorter side to 224, centre of 224 x 224
+    for image in (
+        Image.new("RGB", (width, height)),
+        torch.zeros(1, 3, height, width),
+        [Image.new("RGB", (width, height))],
+    ):
+        assert share_seen(processor, image) == pytest.approx((min(1, width / height), min(1, height / width)))
+    whole = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
+    assert share_seen(whole, Image.new("RGB", (width, height))) == (1.0, 1.0)
+    # A bright spot of the picture is at the same place in pixels and in tokens.
+    pixels = np.zeros((height, width, 3), np.uint8)
+    y, x = height // 2 + min(height, width) // 4, width // 2 + min(height, width) // 4
+    pixels[y - 9 : y + 9, x - 9 : x + 9] = 255
+    seen = processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"][0, 0]
+    patches = torch.from_numpy(seen.reshape(16, 14, 16, 14).mean((1, 3)))
+    rows, columns = height // 16, width // 16
+    placed = place((patches - patches.min())[None], rows, columns, share_seen(processor, Image.fromarray(pixels)))[0]
+    row, column = np.unravel_index(placed.argmax(), placed.shape)
+    assert abs(row + 0.5 - y / 16) <= 1.5 and abs(column + 0.5 - x / 16) <= 1.5  # a patch is 1.9 tokens wide
+    inside = place(torch.ones(1, 16, 16), rows, columns, share_seen(processor, Image.fromarray(pixels)))[0]
+    assert inside.sum() == pytest.approx((min(height, width) / 16) ** 2) and inside.max() <= 1 + 1e-6
+    if width > height:
+        assert inside[:, 0].max() == 0 == inside[:, -1].max()
+
+
+@given(st.integers(1, 4), st.integers(1, 4))
+def test_patches_that_span_the_frame_are_averaged(rows, columns):
+    maps = torch.rand(2, 4 * 3, 4 * 3)
+    exact = F.adaptive_avg_pool2d(maps[None], (rows, columns))[0] if 12 % rows == 12 % columns == 0 else None
+    placed = place(maps, rows, columns, (1.0, 1.0))
+    assert exact is None or torch.allclose(placed, exact, atol=1e-6)
+    assert torch.allclose(placed.mean((1, 2)), maps.mean((1, 2)), atol=1e-6)
+
+
 # --- The parts, in a running pipeline --------------------------------------------------------------------------------
 def block_io(pipe, index):
     """What enters each block's forward and the text values of its attention in one call, by hooks of the test's own."""
@@ -177,6 +262,7 @@ def test_latents_and_cache_change_what_enters_weak_blocks(pipe, source):
             visual = explicit_values(pipe, found, index)
             expected = entered.clone()
             weights = found.weights.flatten(1).double()
+            weights = weights / weights.amax(1, keepdim=True)
             expected[:, :frame] += 0.3 * weights.T @ visual
             if source == "previous":
                 sources = [(step - 1, i) for i in range(count) if i not in WEAK] if step else []
@@ -206,6 +292,43 @@ def test_keyword_maps_are_cosines(batch, words, tokens, size, seed):
     v, z = torch.randn(batch, words, size, generator=g), torch.randn(batch, tokens, size, generator=g)
     exact = F.cosine_similarity(v.double()[:, :, None], z.double()[:, None], dim=-1)
     assert torch.allclose(keyword_maps(v, z).double(), exact, atol=1e-6)
+
+
+@torch.no_grad()
+def test_attention_maps_are_the_layers_own_attention_among_the_words(pipe, calls):
+    """`cache_map="attention"`: a softmax over the words written out, of every responsive block at the last step."""
+    method = FocalGuidance(CLIP, **settings(text=0, latent=0, cache=0.2, cache_map="attention"))
+    with steer(pipe, method):
+        video(pipe, steps=2)
+    found, maps = method.anchors(pipe), current_run(pipe).similarity_maps[method, 1]
+    assert sorted(maps) == [i for i in range(len(pipe.transformer.blocks)) if i not in WEAK]
+    words = len(pipe.tokenizer(PROMPT)["input_ids"])
+    for call, _ in calls:
+        if call.context.step == 1 and call.block.index in maps:
+            p = (call.scale * call.query.double() @ call.key.double()[:, :, :words].mT).softmax(-1).mean(1)
+            exact = torch.stack([p[..., list(at)].sum(-1) for at in found.tokens], 1)
+            assert torch.allclose(maps[call.block.index].double(), exact, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_injection_does_not_depend_on_the_number_of_tokens(pipe):
+    """Eq. 9: with weights of at most 1, a token of a frame with more tokens is changed as much as one of a frame with few."""
+    from methods.core.forward_context import ForwardContext
+    from methods.families import describe
+
+    model, largest = describe(pipe.transformer), {"peak": [], "sum": []}
+    with steer(pipe, FocalGuidance(CLIP, **settings())):
+        video(pipe, steps=1)
+    for injection, found in largest.items():
+        method = FocalGuidance(CLIP, **settings(text=0, latent=0.3, cache=0, injection=injection))
+        context = ForwardContext(0, 2, 999.0, "cond", 1.0, pipe)
+        for side in (8, 32):
+            tokens = torch.zeros(1, 2 * side * side, pipe.transformer.config.num_attention_heads
+                                 * pipe.transformer.config.attention_head_dim)  # fmt: skip
+            out = method.edit_block(model, context, model.blocks[WEAK[0]], (2, side, side), tokens, None)
+            found.append(out.norm(dim=-1).max().item())
+    assert largest["peak"][1] == pytest.approx(largest["peak"][0], rel=1e-4)
+    assert largest["sum"][1] < largest["sum"][0] / 10
 
 
 def test_strength_zero_changes_no_bit_and_nothing_stays_behind(pipe):
@@ -295,6 +418,7 @@ def test_the_manifest_says_that_a_video_was_not_changed(tmp_path, monkeypatch):
     [
         ({"text": -1}, "text must be a finite number"), ({"latent": float("nan")}, "latent"), ({"sign": 0}, r"\(-1, 1\)"),
         ({"select": 2}, r"\[-1, 1\]"), ({"region": -0.1}, r"\[0, 1\]"), ({"cache_from": "next"}, "previous"),
+        ({"readout": "word"}, "phrase"), ({"injection": "mean"}, "peak"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named(changed, words):

@@ -1,6 +1,7 @@
 """Foreground masks, ratios and the calibrated list, on cases whose answer is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from transformers import (
 
 from analysis.attention import foreground_ratio as foreground
 from analysis.attention.calibrated_blocks import calibrate, jaccard, write_preset
-from analysis.attention.foreground_masks import inner_points, load_sam2, sam2_mask
+from analysis.attention.foreground_masks import inner_points, load_sam2, sam2_mask, two_means
 from analysis.attention.foreground_ratio import agreement, foreground_ratios, measure, pca_mask, pixel_mask
 from analysis.attention.latent_estimates import estimates, noisy_and_prediction
 from analysis.study.parameters import load_parameters
@@ -29,7 +30,7 @@ from analysis.videos.study_videos import study_cells
 from methods import AlignVid, steer
 from methods.core import block_lists
 from methods.core.block_lists import choose_blocks
-from methods.families import attention_modules
+from methods.families import WAN, describe
 from testbed import cogvideox
 from testbed.benchmark import draw_benchmark
 from testbed.world import render
@@ -75,6 +76,15 @@ def test_pca_finds_a_planted_object(patch):
     assert (pca_mask(-latent, patch) == planted.ravel()).all()
 
 
+def test_a_subject_that_fills_the_frame_is_the_foreground():
+    """The background is what holds the border, however small it is."""
+    colours = np.random.default_rng(0).normal(0, 0.1, (9, 12, 3)).astype(np.float32)
+    colours[1:-1, 1:-1] += 5
+    for sign in (1, -1):
+        mask = two_means(sign * colours)
+        assert mask.mean() > 0.6 and mask[1:-1, 1:-1].all() and mask.sum() == 7 * 10
+
+
 def test_agreement_of_masks():
     truth = np.array([True, True, False, False, False, False])
     found = np.stack([truth, ~truth, [True, False, True, False, False, False]])
@@ -86,7 +96,7 @@ def test_agreement_of_masks():
 # Ratios --------------------------------------------------------------------------------------------------------------
 def test_uniform_attention_has_no_preference():
     mask = np.arange(320) < 40
-    ratios = foreground_ratios(np.full((10, 320), 1 / 320), mask)
+    ratios = foreground_ratios(np.full((10, 320), 1 / 320), mask, 5)
     assert ratios["mass"] == pytest.approx(np.full(10, 40 / 320))
     assert ratios["per token"] == pytest.approx(np.full(10, 0.5))
     assert np.isnan(ratios["tokens"]).all()  # no token stands out
@@ -95,7 +105,7 @@ def test_uniform_attention_has_no_preference():
 def test_attention_on_the_foreground_alone_and_none_of_it():
     mask = np.arange(100) < 10
     received = np.stack([mask / 10, ~mask / 90])
-    ratios = foreground_ratios(received, mask)
+    ratios = foreground_ratios(received, mask, 1)
     assert ratios["mass"] == pytest.approx([1, 0])
     assert ratios["per token"] == pytest.approx([1, 0])
     assert ratios["tokens"][0] == 1
@@ -105,7 +115,7 @@ def test_ratios_by_hand_and_over_leading_axes():
     received = np.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.1])
     mask = np.array([True, False, False, True, False, False])
     other = np.array([False, True, False, False, False, False])
-    ratios = foreground_ratios(np.broadcast_to(received, (2, 3, 6)), np.stack([mask, other]))
+    ratios = foreground_ratios(np.broadcast_to(received, (2, 3, 6)), np.stack([mask, other]), 1)
     assert all(r.shape == (2, 3) for r in ratios.values())
     assert ratios["mass"][:, 0] == pytest.approx([0.5, 0.2])
     assert ratios["tokens"][:, 0] == pytest.approx([1, 0])  # mean 0.167, deviation 0.111: the first token alone
@@ -113,19 +123,27 @@ def test_ratios_by_hand_and_over_leading_axes():
 
 
 def test_an_empty_mask_has_no_ratio_per_token():
-    ratios = foreground_ratios(np.full((1, 4), 0.25), np.zeros(4, bool))
+    ratios = foreground_ratios(np.full((1, 4), 0.25), np.zeros(4, bool), 1)
     assert np.isnan(ratios["per token"]).all() and ratios["mass"] == 0
+
+
+def test_tokens_are_high_within_their_own_frame():
+    """F.2 groups the tokens by frame: a reference frame that receives most of all does not hide what later frames look at."""
+    received = np.array([[0.3, 0.3, 0.2, 0.02, 0.01, 0.01]])  # two frames of three tokens
+    mask = np.array([False, False, False, True, False, False])
+    assert foreground_ratios(received, mask, 2)["tokens"] == [1]
+    assert foreground_ratios(received, mask, 1)["tokens"] == [0]
 
 
 # The list ------------------------------------------------------------------------------------------------------------
 def scores(values):
     """Scores with `values` (prompts, blocks) as the ratio."""
-    rows = [(f"s{i}", "pixels", "per token", b, v) for i, row in enumerate(values) for b, v in enumerate(row)]
+    rows = [(f"s{i}", "clean", "tokens", b, v) for i, row in enumerate(values) for b, v in enumerate(row)]
     return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio"])
 
 
 def test_clear_blocks_are_picked_in_every_resample():
-    result = calibrate(scores([[0.6, 0.4, 0.7, 0.3], [0.8, 0.2, 0.6, 0.45]]), "per token")
+    result = calibrate(scores([[0.6, 0.4, 0.7, 0.3], [0.8, 0.2, 0.6, 0.45]]))
     assert result.blocks == [0, 2]
     assert result.ratio == pytest.approx([0.7, 0.3, 0.65, 0.375])
     assert result.stability() == (1, 1, 1)
@@ -133,16 +151,16 @@ def test_clear_blocks_are_picked_in_every_resample():
 
 
 def test_a_block_on_the_line_is_picked_in_some_resamples():
-    result = calibrate(scores([[0.9, 0.7], [0.9, 0.29]] * 20), "per token", threshold=0.5)
+    result = calibrate(scores([[0.9, 0.7], [0.9, 0.29]] * 20), threshold=0.5)
     share = result.resampled.mean(0)
     assert share[0] == 1 and 0.3 < share[1] < 0.7
     assert result.stability()[1:] == (0.5, 1.0) and 0.6 < result.stability()[0] < 0.9
 
 
 def test_an_empty_list_and_missing_values():
-    assert np.isnan(calibrate(scores([[0.1, 0.2]] * 3), "per token").in_first_half()).all()
+    assert np.isnan(calibrate(scores([[0.1, 0.2]] * 3)).in_first_half()).all()
     with pytest.raises(ValueError, match="2 values are missing"):
-        calibrate(scores([[0.1, np.nan], [np.nan, 0.3]]), "per token")
+        calibrate(scores([[0.1, np.nan], [np.nan, 0.3]]))
     with pytest.raises(ValueError, match="'mass'"):
         calibrate(scores([[0.1, 0.2]]), "mass")
 
@@ -165,21 +183,46 @@ def test_a_preset_keeps_the_lists_of_other_backbones(tmp_path):
     cogvideox, wan, kept = json.loads(path.read_text())
     assert kept == other and wan["blocks"] == [2] and wan["count"] == 3
     assert cogvideox["family"] == "CogVideoXTransformer3DModel" and cogvideox["blocks"] == [1]
-    assert cogvideox["source"].endswith("cogvideox-i2v, 3 prompts") and path.read_text().endswith("]\n")
+    assert cogvideox["source"] == "foreground ratio above 0.5, tokens, mask clean, cogvideox-i2v, 3 prompts"
+    assert path.read_text().endswith("]\n")
     with pytest.raises(ValueError, match=r"elsewhere/wan/ratios\.csv: run"):
         write_preset(parameters, ["wan-t2v"], tmp_path / "elsewhere", path)
 
 
+def test_the_pixels_mask_is_refused_outside_the_testbed(tmp_path):
+    parameters = load_parameters()
+    real = parameters.backbones["wan-i2v"].model_copy(update={"checkpoint": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"})
+    parameters = parameters.model_copy(update={"backbones": {"wan-i2v": real}})
+    (tmp_path / "wan").mkdir()
+    scores([[0.6, 0.4]] * 3).assign(mask="pixels").to_csv(tmp_path / "wan/ratios.csv", index=False)
+    with pytest.raises(ValueError, match="in the testbed's world alone"):
+        write_preset(parameters, ["wan-i2v"], tmp_path, tmp_path / "preset.json", mask="pixels")
+
+
+def test_the_prompts_of_a_calibration_are_not_those_of_the_benchmark():
+    parameters = load_parameters()
+    with foreground.own_prompts(parameters, "wan-i2v", foreground.SEED) as asked:
+        own, images = zip(*[(c.prompt, i.read_bytes()) for c, i in study_cells(asked, "wan-i2v", 8)], strict=True)
+    benchmark = {image.read_bytes() for _, image in study_cells(parameters, "wan-i2v", 467)}
+    assert len(own) == 8 and not benchmark & set(images)
+    with (
+        pytest.raises(ValueError, match="seed 7 is the benchmark's"),
+        foreground.own_prompts(parameters, "wan-i2v", parameters.benchmark.seed),
+    ):
+        pass
+
+
 def test_the_shipped_preset_steers_the_testbed():
     transformer = WanTransformer3DModel.from_pretrained("testbed/checkpoints/wan-i2v", subfolder="transformer")
-    entry = next(e for e in json.loads(block_lists.CALIBRATED.read_text()) if e["count"] == len(transformer.blocks))
-    blocks = tuple(dict.fromkeys(b for b, _, _ in attention_modules(transformer)))
-    assert choose_blocks(blocks, "calibrated", entry["family"]) == frozenset(entry["blocks"])
+    known = json.loads(block_lists.CALIBRATED.read_text())
+    entry = next(e for e in known if (e["family"], e["count"]) == (WAN, len(transformer.blocks)))
+    model = describe(transformer)
+    assert choose_blocks(model, "calibrated") == frozenset(entry["blocks"])
     assert 0 < len(entry["blocks"]) < entry["count"]
     with steer(transformer, AlignVid(1.35, blocks="calibrated")):
         pass
     with pytest.raises(ValueError, match="analysis foreground"):
-        choose_blocks(blocks[:7], "calibrated", entry["family"])
+        choose_blocks(replace(model, blocks=model.blocks[:7]), "calibrated")
 
 
 # --- SAM 2, where its weights are at hand: here a tiny one with random weights ---------------------------------------

@@ -17,7 +17,9 @@ PARAMETERS = load_parameters(ROOT / "params.yaml")
 
 def test_alignvid_scales_the_conditioning_for_video_queries():
     method = AlignVid(2.0, blocks="all")
-    assert np.allclose(edit_of(method, COGVIDEOX, "joint", 10).factor, [[1, 1, 1], [2, 2, 1], [2, 2, 1]])
+    assert np.allclose(edit_of(method, COGVIDEOX, "joint", 10).factor, [[1, 1, 1], [2, 1, 1], [2, 1, 1]])
+    both = AlignVid(2.0, blocks="all", groups="conditioning+reference")
+    assert np.allclose(edit_of(both, COGVIDEOX, "joint", 10).factor, [[1, 1, 1], [2, 2, 1], [2, 2, 1]])
     assert edit_of(method, WAN, "self", 10) is None
     assert np.allclose(edit_of(method, WAN, "text", 10).factor, 2) and np.allclose(
         edit_of(method, WAN, "image", 10).factor, 2

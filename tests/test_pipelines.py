@@ -159,7 +159,7 @@ def test_the_command_makes_a_video_and_says_how(tmp_path):
     image, out = tmp_path / "x.png", tmp_path / "videos" / "out.mp4"
     Image.new("RGB", (64, 64), (90, 120, 90)).save(image)
     options = ["--model", CHECKPOINT, "--image", str(image), "--prompt", "a red circle.", "-o", str(out)]
-    size = ["--height", "64", "--width", "64", "--frames", "5", "--steps", "2", "--dtype", "float32"]
+    size = ["--height", "64", "--width", "64", "--frames", "5", "--steps", "4", "--dtype", "float32"]
     main(
         [
             "generate",

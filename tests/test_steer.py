@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
+from methods.core.block_lists import PUBLISHED_BLOCKS, choose_blocks
 from methods.core.interception import BACKENDS
-from methods.families import GROUPS, attention_modules
+from methods.families import GROUPS, Block, attention_modules, describe
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -45,6 +47,18 @@ def test_reference_is_the_first_latent_frame(name, calls):
     # Text-dependent modulation is the same in both, so only frame 0's keys differ in the first block.
     different = (first.key != second.key).any(-1).any(1)[0]
     assert different.tolist() == (first.keys.frames == 0).tolist()
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if "wan" not in n])
+def test_alignvid_scales_text_and_image_tokens_and_no_video_key(name, calls):
+    """Section 4.2: conditioning tokens are scaled for video queries, video keys, the reference frame's among them, are not."""
+    model, inputs = make(name)
+    with steer(model, AlignVid(1.5, window="all", blocks="all"), **options(name)):
+        forward(model, inputs)
+    for call, _ in calls:
+        scaled = call.video_logits.per_key[-1, 0, :, 0] != 1
+        assert scaled.tolist() == [k in ("text", "text_padding", "image") for k in expected_keys(name, "joint")]
+        assert call.other_logits.per_key is None and call.other_logits.number == 1
 
 
 # --- Neutral, restored, nested ---------------------------------------------------------------------------------------
@@ -108,7 +122,8 @@ def test_recording_says_what_it_saw(tmp_path):
         (lambda: AlignVid(0), "above 0, not 0"),
         (lambda: AlignVid(float("nan")), "not nan"),
         (lambda: AlignVid(1.2, window=(0.5, 1.2)), "0 <= from < to <= 1"),
-        (lambda: AlignVid(1.2, window="erly"), "early, middle, late, all"),
+        (lambda: AlignVid(1.2, window="erly"), "early, middle, late, all, early-by-time"),
+        (lambda: AlignVid(1.2, energy=True), "None, centred, absolute, not True"),
         (lambda: AlignVid(1.2, groups="words"), "'words'"),
         (lambda: AlignVid(1.2, sites=("k_txt",)), "k_txt"),
         (lambda: DyMoS(float("inf")), "finite number, not inf"),
@@ -130,7 +145,8 @@ def test_bad_settings_are_named(build, words):
         ("wan2.1-i2v", AlignVid(1.2, blocks="calibrated"), "no calibrated list"),
         ("framepack", AlignVid(1.2, blocks="calibrated"), "framepack-f1"),
         ("wan-t2v", AlignVid(1.2, sites=("k_image",)), "no image attention"),
-        ("cogvideox-t2v", AlignVid(1.2, groups="image"), "no 'image' keys"),
+        ("cogvideox-i2v", AlignVid(1.2, groups="image"), "no 'image' keys"),
+        ("cogvideox-t2v", AlignVid(1.2, groups="conditioning+reference"), "no 'reference' keys"),
         ("wan-t2v", DyMoS(1.0), "reference frame"),
     ],
 )
@@ -140,6 +156,17 @@ def test_methods_that_a_model_cannot_have_are_refused(name, method, words):
         pass
     assert words in str(error.value)
     assert "forward" not in model.__dict__
+
+
+def test_a_wan_of_forty_blocks_has_the_published_list_only_if_it_is_the_published_model():
+    forty = tuple(Block(i, str(i)) for i in range(40))
+    for name in ("wan2.1-i2v", "wan2.1-flf2v", "wan2.2-a14b", "wan-t2v"):
+        model = replace(describe(make(name)[0]), blocks=forty)
+        if name == "wan2.1-i2v":
+            assert choose_blocks(model, "calibrated") == frozenset(PUBLISHED_BLOCKS["wan2.1-i2v-14b"])
+            continue
+        with pytest.raises(ValueError, match=r"Wan 2\.1 I2V 14B, which this is not"):
+            choose_blocks(model, "calibrated")
 
 
 UNSEEN = [b for b in AttentionBackendName if b.value not in BACKENDS]

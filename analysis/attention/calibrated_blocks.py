@@ -12,10 +12,13 @@ import pandas as pd
 from methods.families import family_of_pipeline
 
 from ..study.files import write_atomically
-from ..study.parameters import Parameters
+from ..study.parameters import Backbone, Parameters
 from ..study.significance import RESAMPLES
 
 PRESET = Path("methods/calibrated_blocks.json")
+# AlignVid's F.2: the share of foreground among high-attention tokens. Its mask is by PCA of "the latent noise estimate", which
+# may be read in three ways; the clean video that follows from it gives the masks that agree best with the known foreground.
+DEFINITION, MASK, TAU = "tokens", "clean", 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(union == 0, 1.0, (a & b).sum(-1) / np.maximum(union, 1))
 
 
-def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mask: str = "pixels") -> Calibration:
+def calibrate(
+    scores: pd.DataFrame, definition: str = DEFINITION, threshold: float = TAU, mask: str = MASK
+) -> Calibration:
     """The blocks whose ratio, averaged over steps and prompts, is above `threshold` (r > tau in section 5.2).
 
     scores: columns sample, mask, definition, block, ratio. The bootstrap resamples prompts. Raises ValueError when a
@@ -70,13 +75,19 @@ def calibrate(scores: pd.DataFrame, definition: str, threshold: float = 0.5, mas
     return Calibration(mean, mean > threshold, counts @ values / len(values) > threshold)
 
 
+def is_testbed(backbone: Backbone) -> bool:
+    """Whether a backbone is one of the embedded models, whose world is known."""
+    return Path(backbone.checkpoint).parts[:1] == ("testbed",)
+
+
 def write_preset(
-    parameters: Parameters, backbones: list[str], folder: Path, path: Path = PRESET
-) -> dict[str, list[int]]:
-    """{backbone: its calibrated blocks}, by the pixels' mask and the ratio per token, from `<folder>/<lineage>/ratios.csv`.
+    parameters: Parameters, backbones: list[str], folder: Path, path: Path = PRESET, *,
+    definition: str = DEFINITION, mask: str = MASK,
+) -> dict[str, list[int]]:  # fmt: skip
+    """{backbone: its calibrated blocks}, from `<folder>/<lineage>/ratios.csv`.
 
     Written into the JSON at `path`, which keeps the lists of other families and numbers of blocks. Raises ValueError for a
-    backbone that was not measured.
+    backbone that was not measured, and for the pixels' mask of one that does not show the testbed's world.
     """
     known = {(e["family"], e["count"]): e for e in (json.loads(path.read_text()) if path.is_file() else [])}
     found = {}
@@ -84,11 +95,16 @@ def write_preset(
         table = folder / name.split("-")[0] / "ratios.csv"
         if name not in parameters.backbones or not table.is_file():
             raise ValueError(f"no {table}: run `python -m analysis foreground --backbone {name}` first")
+        if mask == "pixels" and not is_testbed(parameters.backbones[name]):
+            raise ValueError(
+                f"mask 'pixels' takes whatever is coloured for the foreground, which is so in the testbed's world alone: "
+                f"calibrate {name} by 'clean' or 'velocity', measured with a --segmenter"
+            )
         scores = pd.read_csv(table)
-        result = calibrate(scores, "per token")
+        result = calibrate(scores, definition, mask=mask)
         family = family_of_pipeline(parameters.backbones[name].pipeline)
         prompts = scores["sample"].nunique()
-        source = f"attention received per foreground token against background token, {name}, {prompts} prompts"
+        source = f"foreground ratio above {TAU}, {definition}, mask {mask}, {name}, {prompts} prompts"
         entry = {"family": family, "count": len(result.picked), "blocks": result.blocks, "source": source}
         known[family, len(result.picked)] = entry
         found[name] = result.blocks

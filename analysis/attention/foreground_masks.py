@@ -1,7 +1,7 @@
 """Foreground of small pseudo-colour images: 2-means, or SAM 2 through transformers where its weights are at hand.
 
-AlignVid (F.2) gives SAM 2 the pseudo-RGB frames and does not say how it is prompted. Here 2-means proposes: the smaller
-cluster's connected parts, each by its most inner pixel, are the points that SAM 2 is asked about.
+AlignVid (F.2) gives SAM 2 the pseudo-RGB frames and does not say how it is prompted. Here 2-means proposes: the connected
+parts of its foreground, each by its most inner pixel, are the points that SAM 2 is asked about.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 
 
 def two_means(colours: np.ndarray) -> np.ndarray:
-    """Smaller of two clusters, bool (H, W), of float32 colours (H, W, C); starts from a cut at the mean of channel 0."""
+    """Foreground of two clusters, bool (H, W), of float32 colours (H, W, C); starts from a cut at the mean of channel 0.
+
+    Neither clusters nor F.2 say which of the two is the foreground. The rule here: the cluster that holds most of the
+    frame's border is the background. A subject that fills more than half of the frame is foreground too, then.
+    """
     height, width = colours.shape[:2]
     x = np.ascontiguousarray(colours.reshape(height * width, -1), np.float32)
     start = (x[:, :1] > x[:, 0].mean()).astype(np.int32)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-4)
-    one = cv2.kmeans(x, 2, start, stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1][:, 0] == 1
-    return (one if one.mean() <= 0.5 else ~one).reshape(height, width)
+    one = (cv2.kmeans(x, 2, start, stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)[1][:, 0] == 1).reshape(height, width)
+    border = np.pad(np.zeros((max(0, height - 2), max(0, width - 2)), bool), 1, constant_values=True)
+    return one if one[border].mean() <= 0.5 else ~one
 
 
 def inner_points(mask: np.ndarray) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 A mask of the foreground is laid over the attention that each video token receives. The paper gets it by PCA of the latent
 noise estimate and SAM 2; here 2-means stands in where SAM 2's weights are not at hand, and the pixels of the finished
-video tell how good that is.
+video tell how good that is. The prompts are 50, as in the paper, and none of the benchmark's: a list must not be chosen on
+what it is judged by.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,20 +24,22 @@ import pandas as pd
 import torch
 
 from methods.families import Layout, describe, inputs_by_name, layout_of
+from testbed.benchmark import write_benchmark
 
 from ..study.cells import Cell
 from ..study.files import write_table
-from ..study.parameters import Backbone, Parameters
+from ..study.parameters import Backbone, Benchmark, Parameters
 from ..study.video_key import canonical
 from ..videos.generate import load_pipeline, sample_video
 from ..videos.study_videos import study_videos
-from .calibrated_blocks import calibrate
+from .calibrated_blocks import calibrate, is_testbed
 from .foreground_masks import inner_points, load_sam2, sam2_mask, two_means
 from .latent_estimates import estimates, noisy_and_prediction
 
 MASKS = ("pixels", "noise", "velocity", "clean")  # where a mask comes from; the last three by PCA, at every step
 DRAWN = 2  # samples whose masks and attention are kept to be looked at
 DEFINITIONS = ("mass", "tokens", "per token")
+SEED = 11  # of the prompts that are measured
 CHROMA = 30.0  # CIELAB; the world's backgrounds stay below 15
 
 
@@ -85,20 +90,27 @@ def agreement(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     return {"iou": union, "balanced accuracy": (hit + 1 - miss) / 2}
 
 
-def foreground_ratios(received: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Ratio per definition, each (..., blocks), of the attention received (..., blocks, L) under bool masks (..., L).
+def foreground_ratios(received: np.ndarray, mask: np.ndarray, frames: int) -> dict[str, np.ndarray]:
+    """Ratio per definition, each (..., blocks), of the attention received (..., blocks, L) under bool masks (..., L), whose
+    L tokens are of `frames` latent frames.
 
-    mass: share of the attention that foreground tokens receive (section 5.2); by chance, their share of the tokens.
-    tokens: share of foreground among high-attention tokens, those above mean + 1 standard deviation (F.2; the paper does
-    not give its threshold), nan if there are none; by chance, as above.
-    per token: a / (a + b) with a, b the mean attention received by a foreground and by a background token; by chance 0.5
-    whatever the foreground's size, nan for an empty or full mask.
-    The attention *received* is the column mean of the attention matrix: Eq. 47 as printed takes the row mean, which is
-    1 / L for every token of a row-normalised map.
+    tokens: F.2, the definition in use. Share of foreground among high-attention tokens, nan if there are none; by chance,
+    the foreground's share of the tokens. The paper gives no threshold; here a token is high if it lies above the mean plus
+    one standard deviation of its own frame, as F.2 groups the tokens "into T segments, each corresponding to a video
+    frame". Over the whole video the reference frame, which receives most, would set the threshold for all.
+    mass: section 5.2, share of the attention that foreground tokens receive; by chance, as above.
+    per token: not in the paper. a / (a + b) with a, b the mean attention received by a foreground and by a background
+    token; by chance 0.5 whatever the foreground's size, nan for an empty or full mask.
+
+    Attention *received* is the column mean of the attention among video tokens. Eq. 47 as printed takes the row mean, what
+    a token spends on video tokens: the same for all in Wan's self-attention; in joint attention it is what the text leaves
+    over, which differs between tokens and finds no foreground (no block's share is above the area by much, none above 0.5).
     """
     inside = mask[..., None, :]
     on, off = ((received * part).sum(-1) for part in (inside, ~inside))
-    high = received > received.mean(-1, keepdims=True) + received.std(-1, keepdims=True)
+    by_frame = received.reshape(*received.shape[:-1], frames, -1)
+    high = by_frame > by_frame.mean(-1, keepdims=True) + by_frame.std(-1, keepdims=True)
+    high = high.reshape(received.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = on / inside.sum(-1), off / (~inside).sum(-1)
         return {"mass": on / (on + off), "tokens": (high & inside).sum(-1) / high.sum(-1), "per token": a / (a + b)}
@@ -114,10 +126,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens."""
+    """Of one video: masks by name, each (steps, L) bool; received (steps, blocks, L) float, sums to 1 over the L tokens of
+    `frames` latent frames."""
 
     masks: dict[str, np.ndarray]
     received: np.ndarray
+    frames: int
 
 
 @contextmanager
@@ -162,7 +176,7 @@ def measure(cell: Cell, image_path: Path, backbone: Backbone, segmenter: str | N
         patch = tuple(n // g for n, g in zip(prediction.shape[1:], layout.grid, strict=True))
         for name, latent in estimates(pipe.scheduler, i, noisy, prediction).items():
             masks[name].append(pca_mask(latent.numpy(), patch, segmenter))
-    return Measured({k: np.stack(m) for k, m in masks.items()}, received)
+    return Measured({k: np.stack(m) for k, m in masks.items()}, received, layout.grid[0])
 
 
 def foreground(
@@ -172,22 +186,27 @@ def foreground(
     *,
     samples: int,
     out: Path,
+    seed: int = SEED,
     segmenter: str | None = None,
 ) -> pd.DataFrame:
-    """Measure the benchmark's first `samples`; writes four tables into the folder `out`.
+    """Measure `samples` prompts; writes four tables into the folder `out`.
+
+    The prompts and references of a testbed model are drawn from the world with `seed`, which is not the benchmark's; of
+    another model they are the first of the benchmark's folder.
 
     ratios.csv, also returned: sample, mask, definition, block, ratio (mean over the steps where it is defined), area (the
     mask's share of the tokens). agreement.csv: sample, step, mask, measure, value; each PCA mask against the pixels' mask.
-    Of the first DRAWN samples, masks.csv: sample, mask, step, token, value (0 or 1), at the first and the last step; and
-    received.csv: sample, block, token, value; the attention received, mean over steps, as a multiple of a uniform one, in
-    the blocks with the highest, the middle and the lowest ratio.
+    Of the benchmark's first DRAWN samples, masks.csv: sample, mask, step, token, value (0 or 1), at the first and the last
+    step; and received.csv: sample, block, token, value; the attention received, mean over steps, as a multiple of a
+    uniform one, in the blocks with the highest, the middle and the lowest ratio. Raises ValueError for the benchmark's seed.
     """
-    measured = study_videos(parameters, backbone, samples, measure, executor, "foreground", segmenter=segmenter)
+    watch = partial(study_videos, watch=measure, executor=executor, label="foreground", segmenter=segmenter)
+    drawn = list(watch(parameters, backbone, min(samples, DRAWN)).items())
+    with own_prompts(parameters, backbone, seed) as asked:
+        measured = watch(asked, backbone, samples)
     ratios = pd.concat([_ratios(sample, m) for sample, m in measured.items()], ignore_index=True)
-    calibration = calibrate(ratios, "per token")  # by the true mask
-    falling = np.argsort(-calibration.ratio, kind="stable").tolist()
+    falling = np.argsort(-calibrate(ratios).ratio, kind="stable").tolist()
     blocks = [falling[0], falling[len(falling) // 2], falling[-1]]
-    drawn = list(measured.items())[:DRAWN]
     tables = {
         "ratios": ratios,
         "agreement": pd.concat([_agreements(sample, m) for sample, m in measured.items()]),
@@ -199,10 +218,24 @@ def foreground(
     return ratios
 
 
+@contextmanager
+def own_prompts(parameters: Parameters, backbone: str, seed: int) -> Iterator[Parameters]:
+    """Parameters whose benchmark has other samples of the world, drawn with `seed`, while the context is open; the same
+    parameters for a model that is not the testbed's."""
+    if not is_testbed(parameters.backbones[backbone]):
+        yield parameters
+        return
+    if seed == parameters.benchmark.seed:
+        raise ValueError(f"seed {seed} is the benchmark's: a calibration needs prompts that it is not judged by")
+    with tempfile.TemporaryDirectory() as folder:
+        write_benchmark(Path(folder), seed)
+        yield parameters.model_copy(update={"benchmark": Benchmark(folder=Path(folder), seed=seed)})
+
+
 def _ratios(sample: str, measured: Measured) -> pd.DataFrame:
     rows = []
     for name, mask in measured.masks.items():
-        for definition, ratio in foreground_ratios(measured.received, mask).items():
+        for definition, ratio in foreground_ratios(measured.received, mask, measured.frames).items():
             mean = pd.DataFrame(ratio).mean()  # leaves out steps without a value
             rows += [(sample, name, definition, b, r, mask.mean()) for b, r in mean.items()]
     return pd.DataFrame(rows, columns=["sample", "mask", "definition", "block", "ratio", "area"])

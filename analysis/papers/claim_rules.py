@@ -101,7 +101,7 @@ def first_half(test: FirstHalf, study: Study, model: str) -> Effect:
     from ..attention.calibrated_blocks import calibrate  # loads torch
 
     table = study.layers("foreground", model, "ratios")
-    found = calibrate(table, "per token")
+    found = calibrate(table)
     half, picked = found.picked.size // 2, int(found.picked.sum())
     chance, seen = stats.hypergeom(found.picked.size, half, picked), found.picked[:half].sum()
     p = min(1.0, 2 * min(chance.sf(seen - 1), chance.cdf(seen)))

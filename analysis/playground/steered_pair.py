@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from methods import steer
 from methods.core.block_lists import choose_blocks
 from methods.core.interception import replace_attribute
-from methods.families import Block
+from methods.families import Model, describe
 from methods.registry import from_dict
 from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
@@ -154,7 +154,7 @@ def run_pair(
     attention = pd.concat([looked.assign(run=RUNS[0]), looked_steered.assign(run=RUNS[1])], ignore_index=True)
     notes = [n for n in (*notes, why, "" if used else "no method is on: both videos are the same") if n]
     marks = tuple(_outcome(request.scene, answers, run, len(plain)) for run in RUNS)
-    acting = _acting_blocks(used, type(pipe.transformer).__name__, sorted(attention["block"].astype(int).unique()))
+    acting = _acting_blocks(used, describe(pipe.transformer))
     return Pair(request, (plain, steered), answers, attention, notes, backbone.fps, made, marks, acting)
 
 
@@ -170,11 +170,10 @@ def _outcome(scene: Scene, answers: pd.DataFrame, run: str, frames: int) -> str 
     )
 
 
-def _acting_blocks(used: list, family: str, indices: list[int]) -> frozenset[int]:
+def _acting_blocks(used: list, model: Model) -> frozenset[int]:
     """Positions of the blocks that the methods with a list of blocks act in; none if no method has one."""
-    known = tuple(Block(i, str(i)) for i in indices)
     listed = [m.blocks if hasattr(m, "blocks") else m.weak for m in used if hasattr(m, "blocks") or hasattr(m, "weak")]
-    return frozenset().union(*(choose_blocks(known, which, family) for which in listed))
+    return frozenset().union(*(choose_blocks(model, which) for which in listed))
 
 
 def first_neglected(parameters: Parameters, backbone: str, count: int, limit: int = 40) -> list[str]:

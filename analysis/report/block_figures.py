@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
-from ..attention.calibrated_blocks import Calibration, calibrate, jaccard
+from ..attention.calibrated_blocks import DEFINITION, MASK, Calibration, calibrate, jaccard
 from ..attention.foreground_ratio import DEFINITIONS, MASKS
 from ..study.significance import mean_and_p
 from . import film_strips, labels, plots
@@ -113,7 +113,7 @@ def every_list(ratios: dict[str, pd.DataFrame], threshold: float) -> tuple[pd.Da
     found, rows = {}, []
     for backbone, table in ratios.items():
         half = first_half(table)
-        shipped = calibrate(table, "per token", threshold)
+        shipped = calibrate(table, threshold=threshold)
         above = {"tau": table["ratio"] - threshold, "area": table["ratio"] - table["area"]}
         for mask, (definition, line) in [(m, x) for m in MASKS for x in LINES]:
             result = calibrate(table.assign(ratio=above[line]), definition, 0.0, mask)
@@ -133,8 +133,8 @@ def first_half(ratios: pd.DataFrame) -> np.ndarray:
 
 
 def lists_table(lists: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `every_list` that a reader needs, in words: by the pixels' mask, and the ratio per token."""
-    part = lists[(lists["mask"] == "pixels") | (lists["definition"] == "per token")]
+    """The rows of `every_list` that a reader needs, in words: by the mask, and by the definition, of the list in use."""
+    part = lists[(lists["mask"] == MASK) | (lists["definition"] == DEFINITION)]
     stable = [f"{number(r.overlap, 2)} ({interval(r.low, r.high, 2)})"
               for r in part.rename(columns={"overlap resampled": "overlap"}).itertuples()]  # fmt: skip
     return pd.DataFrame(
@@ -146,10 +146,10 @@ def lists_table(lists: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability_figure(found: dict[tuple, Calibration], ratios: dict[str, pd.DataFrame]):
-    """Per mask and block, the share of resampled prompt sets that pick the block by the ratio per token."""
+    """Per mask and block, the share of resampled prompt sets that pick the block by the definition in use."""
     figure, axes = plt.subplots(1, len(ratios), figsize=(7 * len(ratios), 2.6), squeeze=False)
     for ax, (backbone, table) in zip(axes[0], ratios.items(), strict=True):
-        shares = np.stack([found[backbone, mask, "per token", "tau"].resampled.mean(0) for mask in MASKS])
+        shares = np.stack([found[backbone, mask, DEFINITION, "tau"].resampled.mean(0) for mask in MASKS])
         image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (y, x), share in np.ndenumerate(shares):
             ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color="white" if share > 0.6 else "black")
@@ -174,11 +174,11 @@ def chance_of_place(found: Calibration) -> float:
 def verdicts(
     ratios: dict[str, pd.DataFrame], agreement: dict[str, pd.DataFrame], threshold: float, stable: float
 ) -> pd.DataFrame:
-    """Claims of section 5.2 and F.2 for findings.verdict_table, by the pixels' mask and the ratio per token."""
+    """Claims of section 5.2 and F.2 for findings.verdict_table, by the definition and mask of the list in use."""
     rows = []
     for backbone, table in ratios.items():
-        shipped, prompts = calibrate(table, "per token", threshold), table["sample"].nunique()
-        seen = table[(table["mask"] == "pixels") & (table["definition"] == "per token")]
+        shipped, prompts = calibrate(table, threshold=threshold), table["sample"].nunique()
+        seen = table[(table["mask"] == MASK) & (table["definition"] == DEFINITION)]
         by_block = seen.pivot(index="sample", columns="block", values="ratio")
         choose, test = by_block.iloc[::2], by_block.iloc[1::2]  # chosen on every second prompt, measured on the others
         gap = test[choose.mean().idxmax()] - test[choose.mean().idxmin()]
@@ -211,8 +211,14 @@ def found(ratios: dict[str, pd.DataFrame], rows: pd.DataFrame, threshold: float)
     """Sentences per backbone: the list, its place in the network with the exact chance of it, and which latent gives masks."""
     sentences = []
     for backbone, table in ratios.items():
-        shipped, half = calibrate(table, "per token", threshold), first_half(table)
+        shipped, half = calibrate(table, threshold=threshold), first_half(table)
         picked, early = int(shipped.picked.sum()), int(shipped.picked[half].sum())
+        one = "favours" if picked == 1 else "favour"
+        listed = (
+            f"block{'s' if picked > 1 else ''} {', '.join(map(str, shipped.blocks))} {one}"
+            if picked
+            else "no block favours"
+        )
         mine = rows[rows["backbone"] == labels.backbone(backbone)]
         masks = [
             m
@@ -221,7 +227,7 @@ def found(ratios: dict[str, pd.DataFrame], rows: pd.DataFrame, threshold: float)
         ]
         stable = mine.loc[mine["claim"].str.contains("list is stable"), "verdict"].iloc[0]
         sentences.append(
-            f"**{labels.backbone(backbone)}**: blocks {', '.join(map(str, shipped.blocks))} favour the foreground "
+            f"**{labels.backbone(backbone)}**: {listed} the foreground "
             f"({table['sample'].nunique()} prompts; stable: {stable}). {early} of {picked} lie in the first half "
             f"(p {number(chance_of_place(shipped), 2)} against a blind choice). Masks from the "
             f"{' and the '.join(LATENTS[m] for m in masks) if masks else 'latents'} {'find' if masks else 'do not clearly find'} the foreground."

@@ -165,7 +165,7 @@ def _schedule(ax, acts: np.ndarray, colour: str) -> None:
 
 NOTES = {
     "AlignVid": "Keys of the conditioning are scaled, so their logits are multiplied by γ, in both guidance branches. Where text and "
-    "video share one softmax the reference frame is the image condition: it gains with the words.",
+    "video share one softmax and there are no image tokens, these are the text's keys; the reference frame is video.",
     "DyMoS": "A constant is taken off the logits with which later frames look at the reference frame. The reference frame's own "
     "queries, and the unconditional branch, are left alone.",
     "Focal Guidance": "In weak blocks, the look of each keyword's place in the reference (its anchor) is added to the keyword's text "

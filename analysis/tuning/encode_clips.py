@@ -128,7 +128,7 @@ class Shards:
         tokens = torch.split(t["tokens"], t["counts"].tolist())
         found = Anchors(
             tuple(note["words"]), tuple(tuple(x.tolist()) for x in tokens), t["similarity"], t["weights"], t["anchors"],
-            note["highest"],
+            note["highest"], tuple(note["seen"]),
         )  # fmt: skip
         image = t["image"][None] if "image" in t else None
         text = _pad(t["text"], self.slots)
@@ -196,7 +196,7 @@ def encode_one(
         "tokens": torch.tensor([i for at in found.tokens for i in at], dtype=torch.int64),
         "counts": torch.tensor([len(at) for at in found.tokens], dtype=torch.int64),
     }  # fmt: skip
-    return tensors, {"caption": caption, "words": found.words, "highest": found.highest}
+    return tensors, {"caption": caption, "words": found.words, "highest": found.highest, "seen": found.seen}
 
 
 def _wan_latents(pipe, video: np.ndarray) -> dict[str, torch.Tensor]:
@@ -221,6 +221,7 @@ def _words(text: torch.Tensor, slots: int) -> torch.Tensor:
 def cache_name(weights: str, guidance: FocalGuidance, source: Source, backbone: Backbone) -> str:
     """Name of the folder of a source's shards; what was encoded otherwise has another name."""
     settings = [weights, source.identity, guidance.clip, guidance.sign, guidance.select, guidance.region]
+    settings += [guidance.readout, guidance.keywords]
     settings += [backbone.height, backbone.width, backbone.frames, backbone.dtype]
     settings += [backbone.max_sequence_length] if backbone.max_sequence_length is not None else []
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

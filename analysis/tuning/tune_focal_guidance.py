@@ -75,7 +75,7 @@ def guidances(parameters: Parameters, variants: dict[str, str]) -> dict[str, Foc
              for g in found.values() if g is not None}  # fmt: skip
     if len(alike) != 1:
         raise ValueError(
-            f"the variants {list(variants)} must have a guidance, with the same clip, weak, sign, select and region in "
+            f"the variants {list(variants)} must have a guidance, alike in all but strengths, cache and projection in "
             f"all: found {len(alike)} different ones"
         )
     return found

@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from ..families import FRAMEPACK, WAN, Block
+from ..families import FRAMEPACK, WAN, Block, Model
 
 # AlignVid's table 10 (with the values of the released code; for FramePack only single-stream blocks), and Focal Guidance's
 # weak blocks.
@@ -21,32 +21,50 @@ PUBLISHED_BLOCKS = {
 CALIBRATED = Path(__file__).parents[1] / "calibrated_blocks.json"
 
 
-@lru_cache
-def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[int]:
-    """Positions of the blocks that `which` names.
+def choose_blocks(model: Model, which) -> frozenset[int]:
+    """Positions of the blocks of `model` that `which` names.
 
     which: "all", "first_half", a key of PUBLISHED_BLOCKS, "calibrated" (the backbone's published list, or else the one in
     calibrated_blocks.json) or a list of positions or names. Raises ValueError for a block that does not exist or a
     backbone without a list.
     """
+    if which == "calibrated":
+        which = _calibrated_list(model)
+    return _positions(model.blocks, which)
+
+
+def _calibrated_list(model: Model) -> str | tuple[int, ...]:
+    """The calibrated blocks of a model, or the name of its published list."""
+    count = len(model.blocks)
+    if model.family == FRAMEPACK:
+        raise ValueError('FramePack and FramePack-F1 are one architecture: say blocks="framepack" or "framepack-f1"')
+    if model.family == WAN and count == 40 and _is_wan21_image_to_video(model.transformer.config):
+        return "wan2.1-i2v-14b"
+    found = _measured_lists().get((model.family, count))
+    if found is None:
+        published = " AlignVid's list for Wan with 40 blocks is of Wan 2.1 I2V 14B, which this is not;"
+        raise ValueError(
+            f"there is no calibrated list for this {model.family} with {count} blocks;"
+            f"{published if model.family == WAN and count == 40 else ''} give a list, or measure one with "
+            f"`python -m analysis foreground` and add it to {CALIBRATED.name} with `python -m analysis calibrate`"
+        )
+    return found
+
+
+def _is_wan21_image_to_video(config) -> bool:
+    """Whether a Wan of 40 blocks is Wan 2.1 I2V: Wan 2.2 and text-to-video take no image tokens, and FLF2V, which does,
+    has a position embedding for those of two images."""
+    return (
+        config.image_dim is not None and config.in_channels > config.out_channels and config.pos_embed_seq_len is None
+    )
+
+
+@lru_cache
+def _positions(blocks: tuple[Block, ...], which: str | tuple[int | str, ...]) -> frozenset[int]:
     if which == "all":
         return frozenset(b.index for b in blocks)
     if which == "first_half":
         return frozenset(b.index for b in blocks[: len(blocks) // 2])
-    if which == "calibrated":
-        if family == WAN and len(blocks) == 40:
-            which = "wan2.1-i2v-14b"
-        elif family == FRAMEPACK:
-            raise ValueError(
-                'FramePack and FramePack-F1 are one architecture: say blocks="framepack" or "framepack-f1"'
-            )
-        else:
-            which = _calibrated().get((family, len(blocks)))
-            if which is None:
-                raise ValueError(
-                    f"there is no calibrated list for a {family} with {len(blocks)} blocks; give a list, or measure one "
-                    f"with `python -m analysis foreground` and add it to {CALIBRATED.name} with `python -m analysis calibrate`"
-                )
     if isinstance(which, str):
         if which not in PUBLISHED_BLOCKS:
             raise ValueError(
@@ -61,7 +79,7 @@ def choose_blocks(blocks: tuple[Block, ...], which, family: str) -> frozenset[in
 
 
 @lru_cache
-def _calibrated() -> dict[tuple[str, int], list[int]]:
+def _measured_lists() -> dict[tuple[str, int], tuple[int, ...]]:
     """Measured lists of positions by (family, number of blocks); none if the file is missing."""
     entries = json.loads(CALIBRATED.read_text()) if CALIBRATED.is_file() else []
-    return {(e["family"], e["count"]): e["blocks"] for e in entries}
+    return {(e["family"], e["count"]): tuple(e["blocks"]) for e in entries}

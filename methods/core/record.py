@@ -49,11 +49,11 @@ class Recording:
     # The method's side (see method_protocol) -------------------------------------------------------------------------
     def check(self, model) -> None:
         """Raise ValueError for a block that does not exist."""
-        choose_blocks(model.blocks, self.blocks, model.family)
+        choose_blocks(model, self.blocks)
 
     def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
         """At every step of the chosen blocks."""
-        return block.index in choose_blocks(model.blocks, self.blocks, model.family)
+        return block.index in choose_blocks(model, self.blocks)
 
     @torch.no_grad()
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:

@@ -6,29 +6,54 @@ import math
 
 from .forward_context import ForwardContext
 
-# AlignVid F.3: fractions t / T of the denoising steps.
+# AlignVid F.3: fractions t / T of the denoising steps, low < t / T <= high. F.3 prints closed intervals and says "the first
+# 30 %, the central 30 %, and the final 30 %": closed, [.70, 1] is 4 of 10 steps and 16 of 50, while early is 3 and 15.
+# Without their lower end all three are 30 %. The printed interval is (0.7, 1.0): a pair includes both of its ends.
 FRACTIONS = {"early": (0.0, 0.30), "middle": (0.35, 0.65), "late": (0.70, 1.0), "all": (0.0, 1.0)}
-# The released code compares the time that the model is given, in 0..1000, instead: low < t <= high.
+# The released code compares the time that the model is given, in 0..1000, instead: low < t <= high. Which steps these are
+# depends on the model's schedule: above 900 are three of ten steps with Wan's shift of 3 and one with CogVideoX's.
 TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.inf, 600.0), "all": (-math.inf, math.inf)}
+BY_TIME = "-by-time"
+NAMES = (*FRACTIONS, *(name + BY_TIME for name in TIMES))
 
 
 def check_window(window: str | tuple[float, float]) -> None:
-    """Raise ValueError unless `window` is a name or (from, to) with 0 <= from < to <= 1."""
+    """Raise ValueError unless `window` is one of NAMES or (from, to) with 0 <= from < to <= 1."""
     if isinstance(window, str):
-        if window not in FRACTIONS:
+        if window not in NAMES:
             raise ValueError(
-                f"window {window!r}: allowed are {', '.join(FRACTIONS)} or (from, to) in fractions of the steps"
+                f"window {window!r}: allowed are {', '.join(NAMES)} or (from, to) in fractions of the steps"
             )
     elif not (len(window) == 2 and 0 <= window[0] < window[1] <= 1):
         raise ValueError(f"window {window!r}: (from, to) must satisfy 0 <= from < to <= 1")
 
 
 def in_window(window: str | tuple[float, float], context: ForwardContext, *, by_time: bool = False) -> bool:
-    """Is this forward inside the window? by_time: by the thresholds of AlignVid's released code, for named windows."""
-    if window == "all":
+    """Is this forward inside the window? by_time: take a name without "-by-time" as if it had it, as AlignVid's released
+    code does. Raises ValueError for a window in which this sampling loop has no step."""
+    name = window if isinstance(window, str) else None
+    if name is not None and name.removesuffix(BY_TIME) == "all":
         return True
-    if by_time and isinstance(window, str):
-        low, high = TIMES[window]
-        return low < context.timestep <= high
-    low, high = FRACTIONS[window] if isinstance(window, str) else window
-    return low - 1e-9 <= context.fraction <= high + 1e-9
+    if name is not None and (by_time or name.endswith(BY_TIME)):
+        low, high = TIMES[name.removesuffix(BY_TIME)]
+        inside = low < context.timestep <= high
+        if not inside and context.step == 0 and hasattr(context.pipe, "scheduler"):
+            times = context.pipe.scheduler.timesteps.tolist()
+            if not any(low < t <= high for t in times):
+                raise ValueError(f"window {window!r} has none of the {len(times)} steps: no time of theirs is in it")
+        return inside
+    inside = _inside(window, context.fraction)
+    if (
+        not inside
+        and context.step == 0
+        and not any(_inside(window, (step + 1) / context.steps) for step in range(context.steps))
+    ):
+        raise ValueError(f"window {window!r} has none of the {context.steps} steps; take more steps or a wider window")
+    return inside
+
+
+def _inside(window: str | tuple[float, float], fraction: float) -> bool:
+    if isinstance(window, str):
+        low, high = FRACTIONS[window]
+        return low + 1e-9 < fraction <= high + 1e-9
+    return window[0] - 1e-9 <= fraction <= window[1] + 1e-9

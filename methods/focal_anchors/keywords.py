@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ class Anchors:
 
     words: the keywords, K of them. tokens: positions of each among the video model's text tokens. similarity: (K, h, w)
     of each keyword with each patch, in [-1, 1]. weights: (K, h, w), 0 outside the keyword's region, sum 1 (K > 0).
-    anchors: (K, D) in the space of the image encoder's second-to-last layer. highest: every word's largest similarity.
+    anchors: (K, D) in the space of the image encoder's second-to-last layer. highest: what every word was selected by.
+    seen: the shares of the frame's height and width that the patches span (focal_anchors/placement.py).
     """
 
     words: tuple[str, ...]
@@ -33,6 +35,7 @@ class Anchors:
     weights: torch.Tensor
     anchors: torch.Tensor
     highest: dict[str, float]
+    seen: tuple[float, float] = (1.0, 1.0)
 
 
 @lru_cache(maxsize=2)
@@ -76,18 +79,45 @@ def region_weights(similar: torch.Tensor, region: float) -> torch.Tensor:
     return inside / inside.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
+def preceded(prompt: str) -> list[str]:
+    """Every word of a prompt with the word before it, "yellow square" for "square", or alone after a stop."""
+    words = words_in(prompt)
+    before = [""] + [w if prompt[end:start] == " " else "" for (w, _, end), (_, start, _) in pairwise(words)]
+    return [f"{previous} {word}".strip() for previous, (word, _, _) in zip(before, words, strict=True)]
+
+
+def _sentences(clip, tokenizer, texts: list[str]) -> torch.Tensor:
+    """(texts, D) unit features of whole texts, by their end token: the only one that CLIP was trained to compare."""
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(clip.device)
+    return F.normalize(clip.text_projection(clip.text_model(**inputs).pooler_output), dim=-1)
+
+
+def _value_path(clip, patches: torch.Tensor) -> torch.Tensor:
+    """Patches (N, D) through the last layer's values alone, without its mixing of patches (MaskCLIP, arXiv 2112.01071)."""
+    last = clip.vision_model.encoder.layers[-1]
+    return last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(patches)))
+
+
+def prominence(similar: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
+    """(words,): how far the similarity (words, patches), less that of the empty prompt (patches,), rises above its own mean
+    over the patches. A word that stands for nothing in the image is about as similar to all patches as no word is."""
+    gain = similar - without
+    return gain.amax(-1) - gain.mean(-1)
+
+
 @torch.no_grad()
 def find_anchors(
     clip, clip_tokenizer, tokenizer, prompt: str, patches: torch.Tensor, *, sign: int, select: float, region: float,
-    slots: int | None = None,
+    slots: int | None = None, readout: str = "tokens", keywords: str = "similarity", seen: tuple[float, float] = (1.0, 1.0),
 ) -> Anchors:  # fmt: skip
     """The keywords of a prompt and their anchors.
 
     patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
     and patches are mapped into CLIP's common space by the model's own final norms and projections: that is the space in
     which its two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
-    select: a word is a keyword if its largest similarity exceeds this. slots: number of text tokens that the video model is
-    given; words beyond them are ignored. Raises ValueError if the image encoder is not the CLIP model's.
+    select: a word is a keyword if its largest similarity, or its prominence, exceeds this. slots: number of text tokens
+    that the video model is given; words beyond them are ignored. readout, keywords: see FocalGuidance. seen: of the
+    frame, by the patches. Raises ValueError if the image encoder is not the CLIP model's.
     """
     if patches.shape[-1] != clip.config.vision_config.hidden_size:
         raise ValueError(
@@ -96,25 +126,34 @@ def find_anchors(
         )
     device = clip.device
     v = patches[1:].to(device, clip.dtype)
-    common = clip.visual_projection(clip.vision_model.post_layernorm(v))
+    common = clip.visual_projection(
+        clip.vision_model.post_layernorm(_value_path(clip, v) if readout == "phrase" else v)
+    )
     ids = clip_tokenizer(prompt, return_tensors="pt", truncation=True).to(device)
     hidden = clip.text_model(**ids).last_hidden_state[0]
     length = len(hidden)
-    places: dict[str, tuple[list[int], list[int]]] = {}  # a word that occurs twice is one word
-    for (word, _, _), a, b in zip(
-        words_in(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt, slots), strict=True
-    ):
+    places: dict[str, tuple[list[int], list[int], list[str]]] = {}  # a word that occurs twice is one word
+    for (word, _, _), phrase, a, b in zip(
+        words_in(prompt), preceded(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt, slots),
+        strict=True,
+    ):  # fmt: skip
         a = [i for i in a if i < length]
         if a and b:
-            at = places.setdefault(word.lower(), ([], []))
+            at = places.setdefault(word.lower(), ([], [], []))
             at[0].extend(a)
             at[1].extend(b)
-    words = list(places)
-    features = clip.text_projection(torch.stack([hidden[places[w][0]].mean(0) for w in words])) if words else None
-    s = similarity(features, common, sign) if words else torch.zeros(0, len(v), device=device)
-    best = s.amax(-1).tolist()
-    chosen = [row for row, value in enumerate(best) if value > select]
-    side = round(len(v) ** 0.5)
+            at[2].append(phrase)
+    words, side = list(places), round(len(v) ** 0.5)
+    s, scores = torch.zeros(0, len(v), device=device), []
+    if words:
+        if readout == "phrase":
+            features = torch.stack([_sentences(clip, clip_tokenizer, places[w][2]).mean(0) for w in words])
+        else:
+            features = clip.text_projection(torch.stack([hidden[places[w][0]].mean(0) for w in words]))
+        s = similarity(features, common, sign)
+        without = similarity(_sentences(clip, clip_tokenizer, [""]), common, sign)[0]
+        scores = (prominence(s, without) if keywords == "prominence" else s.amax(-1)).tolist()
+    chosen = [row for row, value in enumerate(scores) if value > select]
     weights = region_weights(s[chosen], region)
     return Anchors(
         words=tuple(words[row] for row in chosen),
@@ -122,5 +161,6 @@ def find_anchors(
         similarity=s[chosen].reshape(-1, side, side),
         weights=weights.reshape(-1, side, side),
         anchors=weights @ v,
-        highest=dict(zip(words, best, strict=True)),
+        highest=dict(zip(words, scores, strict=True)),
+        seen=seen,
     )

@@ -10,6 +10,7 @@ import torch
 
 from ..core.interception import replace_attribute
 from .keywords import Anchors
+from .placement import share_seen
 
 
 @dataclass
@@ -17,7 +18,7 @@ class PipelineRun:
     """State of one pipeline call. Each FocalGuidance that is attached has its own entries in the dictionaries.
 
     text_slots: text tokens that the model is given. patches: (1 + h w, D), the image encoder's second-to-last hidden
-    states. image: (1, 3, H, W) in [-1, 1], where the pipeline has no image encoder.
+    states. image: (1, 3, H, W) in [-1, 1], where the pipeline has no image encoder. seen: what the patches span of the frame.
     anchors: guidance -> Anchors. values: guidance -> ImageBranchValues or JointAttentionValues.
     similarity_maps: (guidance, step) -> {block position: (B, K, L) similarity}.
     """
@@ -26,6 +27,7 @@ class PipelineRun:
     text_slots: int | None = None
     patches: torch.Tensor | None = None
     image: torch.Tensor | None = None
+    seen: tuple[float, float] = (1.0, 1.0)
     anchors: dict[object, Anchors] = field(default_factory=dict)
     values: dict = field(default_factory=dict)
     similarity_maps: dict = field(default_factory=dict)
@@ -86,6 +88,9 @@ def watch_conditions(pipe):
             run = current_run(pipe)
             if has_image_encoder:
                 run.patches = out[0]
+                run.seen = share_seen(
+                    getattr(pipe, "image_processor", None), kwargs["image"] if "image" in kwargs else args[0]
+                )
             elif run.image is None:  # only the first: LowPassGuidance encodes filtered images as well
                 run.image = kwargs["image"] if "image" in kwargs else args[0]
         return out
