@@ -69,7 +69,7 @@ def test_measures_are_columns_of_the_scores():
 def test_notebooks_papers_and_families_are_there(claims):
     named = {name for c in claims.claims for name in c.notebook}
     assert named <= {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert 20 <= len(claims.claims) <= 45 and {c.paper for c in claims.claims} == set(claims.papers)
+    assert 20 <= len(claims.claims) <= 80 and {c.paper for c in claims.claims} == set(claims.papers)
 
 
 @pytest.mark.parametrize(
@@ -356,12 +356,16 @@ def test_the_full_page_has_every_claim_once_under_what_it_is_about(claims):
     table = decide(claims, Study(ROOT / "results/full", full, claims.models, claims.stand_ins))
     text = page(table, claims, full)
     parts = dict(zip(KINDS, re.split(r"\n## .*\n", text)[1:], strict=True))
+
+    def told(word):  # a dash alone is the cell of a model that a claim about time has none for
+        return f"{SYMBOLS[word]} not run" if word == "not run" else SYMBOLS[word]
+
     for claim in claims.claims:
         assert text.count(f"| {claim.claim}") == 1 and claim.claim in parts[kind_of(claim)]
     assert text.count(".ipynb)") == sum(len(c.notebook) for c in claims.claims)
     for kind, part in parts.items():
         own = table[table["id"].isin([c.id for c in claims.claims if kind_of(c) == kind])]
-        assert all(part.count(SYMBOLS[word]) == n for word, n in own["verdict"].value_counts().items())
+        assert all(part.count(told(word)) == n for word, n in own["verdict"].value_counts().items())
         for model in claims.models:
             counts = own[own["model"] == model]["verdict"].value_counts()
             assert f"{counts.get('supported', 0)} of {counts.sum()} supported" in part
@@ -369,7 +373,7 @@ def test_the_full_page_has_every_claim_once_under_what_it_is_about(claims):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("alignvid-adherence", "efficacy"), ("dymos-motion", "efficacy"),
-    ("alignvid-fidelity", "cost"), ("calibrated-adherence", "cost"), ("dymos-cost", "cost"), ("twin-distance", "mechanism"),
+    ("alignvid-integrity", "cost"), ("calibrated-adherence", "efficacy"), ("dymos-cost", "cost"), ("twin-distance", "mechanism"),
     ("entropy-adherence", "mechanism"), ("foreground-first-half", "mechanism"), ("unguided-dymos", "own")])  # fmt: skip
 def test_what_a_claim_is_about(claims, name, kind):
     assert kind_of(next(c for c in claims.claims if c.id == name)) == kind

@@ -89,6 +89,7 @@ def words_table(areas):
     ([0.0, 1.0, 0.0, 1.0, 0.1, 0.9], "neither sign points better", "inconclusive"),
 ])  # fmt: skip
 def test_where_words_point_follows_the_interval(areas, words, verdict):
+    areas = 2 * areas
     table = words_table(areas)
     plain = scores(lambda i, s: int(i < 6), seeds=(0,))
     steered = pd.concat([plain.assign(method=m) for m in focal.PARTS])

@@ -109,7 +109,7 @@ def test_phases_end_where_the_parameters_say():
 
 
 def scaled(reference: float):
-    samples = [f"addition_{i:03d}" for i in range(6)]
+    samples = [f"addition_{i:03d}" for i in range(12)]
     measures = pd.DataFrame(
         [
             {"gamma": g, "seed": 0, "sample": s, "entropy, words": 2 - 0.2 * (g > 1) + 0.01 * i}
@@ -121,7 +121,7 @@ def scaled(reference: float):
             for i, s in enumerate(samples)
         ]
     )
-    videos = measures[["gamma", "seed", "sample"]].assign(main_category="addition", adherence=[1, 0, 0, 1, 0, 1] * 2)
+    videos = measures[["gamma", "seed", "sample"]].assign(main_category="addition", adherence=[1, 0, 0, 1, 0, 1] * 4)
     return entropy_figures.Scaled(measures, pd.DataFrame(), videos)
 
 

@@ -81,6 +81,7 @@ def test_every_tracked_result_has_a_place():
     known = {sweep_folder(PARAMETERS, name, r) for name in PARAMETERS.sweeps for r in ("results", FULL)}
     known |= {notebook_folder(name, r) for name in notebooks for r in ("results", FULL)}
     known |= {claims_folder(r) for r in ("results", FULL)} | {Path("results/autoencoder"), Path("results/bench")}
+    known |= {Path("results/instruments")}
     known |= {attention_study_folder(s, b) for s in ("token-maps", "semantic-layers", "foreground", "keyword-anchors")
               for b in PARAMETERS.backbones}  # fmt: skip
     alone = {FULL / "README.md", FULL / "verified.csv", Path("results/readme.png")}
