@@ -36,6 +36,8 @@ SETTINGS = {
     "focal-full": "Focal Guidance",
     "focal-fsg": "Focal Guidance without the cache",
     "focal-cache": "Focal Guidance, cache only",
+    "focal-attention-weak": "Focal Guidance, weak blocks by attention",
+    "focal-pointing": "Focal Guidance, trained read-outs",
     "focal-joint-full": "Focal Guidance",
     "focal-joint-fsg": "Focal Guidance without the cache",
     "focal-joint-cache": "Focal Guidance, cache only",
