@@ -20,6 +20,8 @@ SETTINGS = {
     "alignvid": "AlignVid",
     "alignvid-released": "AlignVid, released code",
     "alignvid-energy": "AlignVid, energy-based γ",
+    "alignvid-per-token-wan": "AlignVid, blocks by ratio per token",
+    "alignvid-per-token-cogvideox": "AlignVid, blocks by ratio per token",
     "alignvid-middle": "AlignVid, middle steps",
     "alignvid-late": "AlignVid, late steps",
     "alignvid-always": "AlignVid, all steps",
