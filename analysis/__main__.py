@@ -15,6 +15,7 @@ from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
     attention_study_folder,
     autoencoder_file,
+    instruments_file,
     lineage_of,
     notebook_folder,
     place_of,
@@ -50,15 +51,19 @@ def keys():
 
 @app.command()
 def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers = None):
-    """Encode and decode the true clips of the benchmark's first samples: results/autoencoder/LINEAGE.csv."""
+    """Encode and decode the true clips of the benchmark's first samples, to know what the autoencoder alone costs and how
+    far every measure is from the truth behind it: results/autoencoder/LINEAGE.csv, results/instruments/LINEAGE.csv."""
     parameters = load_parameters()
     from .scoring.autoencoder_limit import reconstruct
+    from .scoring.instrument_checks import check_instruments
     from .videos.generate import default_executor
 
     with default_executor(workers) as executor:
-        out = autoencoder_file(backbone)
-        table = reconstruct(parameters, backbone, executor, out, samples)
+        table = reconstruct(parameters, backbone, executor, autoencoder_file(backbone), samples)
+        checks = check_instruments(parameters, backbone, executor, instruments_file(backbone), samples // 2)
     print(f"{backbone}: {table['psnr'].mean():.1f} dB, {table['right'].mean():.4f} of the questions right")
+    off = checks[(checks["measure"] == "asked_px") & (checks["video"] == "true")]["mean_error"].mean()
+    print(f"displacement of the named object is off by {off:.2f} px")
 
 
 def _chosen(parameters, sweeps: list[str] | None, lineage: str | None) -> list[str]:
@@ -183,16 +188,6 @@ def describe_full():
 
     parameters = load_parameters(full=True)
     describe_run(parameters, parameters.results / "README.md")
-
-
-@app.command()
-def attention(sweeps: Sweeps = None, full: Full = False):
-    """Summarise the recordings of sweeps into results/sweeps/LINEAGE/STUDY/attention-*.csv."""
-    from .attention.recording_summaries import summarise_recordings
-
-    parameters = load_parameters(full=full)
-    for sweep in sweeps or [name for name, s in parameters.sweeps.items() if s.record]:
-        summarise_recordings(parameters, sweep)
 
 
 @app.command()

@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--frames", type=int)
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
+    p.add_argument(
+        "--pipe",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another argument of the pipeline's call, such as sampling_type=vanilla; repeatable",
+    )
     p.add_argument("--fps", type=int, default=16)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
@@ -62,6 +69,23 @@ def read_methods(names: list[str], gamma: float | None) -> list:
         else:
             settings = {"method": name} | ({"gamma": gamma} if gamma is not None and name in with_gamma else {})
         found.append(from_dict(settings))
+    return found
+
+
+def read_arguments(given: list[str]) -> dict:
+    """Arguments of the pipeline's call from NAME=VALUE; a value that is JSON is read as such, any other is text.
+
+    Raises ValueError for one without a name or a value.
+    """
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise ValueError(f"--pipe {text}: give NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
     return found
 
 
@@ -104,7 +128,7 @@ def generate(options: argparse.Namespace) -> None:
         "width": options.width, "num_frames": options.frames, "num_inference_steps": options.steps,
         "guidance_scale": options.guidance,
     }  # fmt: skip
-    inputs = {k: v for k, v in inputs.items() if v is not None}
+    inputs = {k: v for k, v in inputs.items() if v is not None} | read_arguments(options.pipe)
     if options.image is not None:
         inputs["image"] = load_image(str(options.image))
     generator = torch.Generator().manual_seed(options.seed)

@@ -10,20 +10,14 @@ from diffusers import AutoModel
 from safetensors import safe_open
 from transformers import CLIPModel
 
+from testbed.trainer import rank_and_world, save_atomically
+
 from .lineages import module_of
-from .models import SLOTS, build_tokenizer
 from .train_clip import clip_pixels
 from .train_vae import to_tensor
-from testbed.trainer import rank_and_world, save_atomically
 from .world import generator, training_clip
 
 SHARD = 256
-
-
-def tokenize(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids (N, SLOTS), lengths (N,)) of captions, padded with 0."""
-    out = build_tokenizer()(captions, padding="max_length", max_length=SLOTS, return_tensors="pt")
-    return out.input_ids, out.attention_mask.sum(1)
 
 
 def unexecuted_clips(first: int, count: int, seed: int, share: float) -> list[bool]:
@@ -41,7 +35,7 @@ def encode_shard(lineage, vae, clip, first: int, seed: int, kind: str, unexecute
     kind "late": the same of clips whose event begins late, none of them without its event.
     """
     clips = [training_clip(first + i, seed=seed) for i in range(SHARD)]
-    ids, lengths = tokenize([c.caption for c in clips])
+    ids, lengths = lineage.tokenize([c.caption for c in clips])
     out = {"ids": ids.to(torch.int16), "lengths": lengths.to(torch.int16)}
 
     def encode(videos):

@@ -61,17 +61,27 @@ def _palette() -> np.ndarray:
     return _lab(np.array([list(COLOURS.values())]))[0]  # (6, 3)
 
 
-def parse_frame(frame: np.ndarray) -> list[Component]:
-    """All components of a uint8 (64, 64, 3) frame, largest first. Raises ValueError for another size or type."""
+def colour_masks(frame: np.ndarray) -> dict[str, np.ndarray]:
+    """For each colour, the pixels of a uint8 (64, 64, 3) frame that have it, (64, 64) bool, specks left out. Raises
+    ValueError for another size or type."""
     if frame.shape != (SIZE, SIZE, 3) or frame.dtype != np.uint8:
         raise ValueError(f"the oracle reads uint8 frames of {SIZE} x {SIZE} x 3, not {frame.dtype} {frame.shape}")
     lab = _lab(frame)
     distance = np.linalg.norm(lab[:, :, None] - _palette(), axis=-1)  # (64, 64, 6)
     nearest, close = distance.argmin(-1), distance.min(-1) < MAX_DISTANCE
-    found = []
-    for i, colour in enumerate(COLOURS):
-        mask = cv2.morphologyEx(((nearest == i) & close).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-        count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    masks = [((nearest == i) & close).astype(np.uint8) for i in range(len(COLOURS))]
+    opened = [cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) for mask in masks]
+    return {colour: mask.astype(bool) for colour, mask in zip(COLOURS, opened, strict=True)}
+
+
+def parse_frame(frame: np.ndarray) -> list[Component]:
+    """All components of a uint8 (64, 64, 3) frame, largest first. Raises ValueError for another size or type."""
+    found, lab = [], None
+    for colour, mask in colour_masks(frame).items():
+        if not mask.any():
+            continue
+        lab = _lab(frame) if lab is None else lab
+        count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
         for k in range(1, count):
             area = float(stats[k, cv2.CC_STAT_AREA])
             if area >= MIN_AREA:

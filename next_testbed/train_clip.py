@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .models import build_clip, build_clip_tokenizer
 from testbed.trainer import fit, rank_and_world, replace_folder
+
+from .models import build_clip, build_clip_tokenizer
 from .world import final_objects, generator, scene_caption, training_clip
 
 # The normalisation of CLIPImageProcessor, which prepares the reference image in the pipeline.

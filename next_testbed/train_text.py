@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .latents import tokenize
-from .lineages import module_of
-from .models import TEXT_DIM, build_tokenizer
 from testbed.trainer import fit, rank_and_world, save_atomically
+
+from .lineages import module_of
+from .models import TEXT_DIM, build_tokenizer, tokenize_for_t5
 from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Clip, training_clip
 
 IGNORED = -100  # the label of a question without an answer; cross_entropy leaves it out
@@ -76,7 +76,7 @@ def train_text(folder: Path, *, lineage: str, seed: int, steps: int, batch: int,
 
     def loss(step):
         clips = [training_clip(step * batch + i, seed=seed + 5) for i in range(rank, batch, world)]
-        ids, lengths = tokenize([c.caption for c in clips])
+        ids, lengths = tokenize_for_t5([c.caption for c in clips])
         return reader.loss(ids.to(device), lengths.to(device), torch.tensor([answers(c) for c in clips]).to(device))
 
     optimizers = [torch.optim.AdamW(reader.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .latents import load_all, tokenize
-from .lineages import module_of
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, save_atomically
+
+from .latents import load_all
+from .lineages import module_of
 
 SNAPSHOTS = 6  # states of each model kept for the curve of samples seen against adherence
 ALL, PAIR = [0, 1, 2, 3, 4], [0, 4]  # latent frames; those before the event starts and after it has ended
@@ -76,10 +77,7 @@ def train_transformer(
     torch.manual_seed(seed)
     rank, world = rank_and_world()
     own = module_of(lineage)
-    model = own.Denoiser(own.build_text_encoder(), own.build_transformer(image_to_video=False))
-    if (folder / "text.safetensors").exists():
-        model.text_encoder.load_state_dict(load_file(folder / "text.safetensors"))
-        model.text_encoder.requires_grad_(False)
+    model = own.build_denoiser(folder)
     if name.startswith("i2v"):
         model.load_state_dict(load_file(folder / "t2v.safetensors"))
         model.transformer = own.image_to_video_from(model.transformer)
@@ -89,7 +87,7 @@ def train_transformer(
     kinds = {"image": ["image"], "leak": ["video", "late"]}
     needed = {kind for phase in phases for kind in kinds.get(phase, ["video"])}
     sources = {kind: load_all(folder, kind, **scale) for kind in sorted(needed)}
-    empty_ids, empty_lengths = tokenize([""])
+    empty_ids, empty_lengths = own.tokenize([""])
     ends, names = np.cumsum(list(phases.values())), list(phases)
 
     def loss(step):
@@ -102,12 +100,13 @@ def train_transformer(
         noise = torch.randn(clean.shape, generator=generator)
         noisy, target = own.diffuse(clean, noise, timestep)
         if name.startswith("i2v"):
-            noisy = torch.cat([noisy, own.condition_channels(condition, PAIR if phase == "pair" else ALL)], dim=1)
+            noisy = own.model_input(noisy, condition, PAIR if phase == "pair" else ALL)
         else:
             tokens = None
         mine = slice(rank, None, world)
         inputs = [x[mine].to(device) if x is not None else None for x in (noisy, timestep, ids, lengths, tokens)]
-        return (model(*inputs) - target[mine].to(device)).square().mean()
+        error = (model(*inputs) - target[mine].to(device)).square()
+        return (error[:, :, own.CLEAN_FRAMES :] if name.startswith("i2v") else error).mean()
 
     weights = fit(
         name,

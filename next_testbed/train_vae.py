@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .lineages import module_of
-from .models import LATENT_CHANNELS
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, replace_folder
+
+from .lineages import module_of
+from .models import LATENT_CHANNELS
 from .world import FRAMES, training_clip
 
 

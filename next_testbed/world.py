@@ -312,7 +312,9 @@ def state(
             end = event.other_result
         share = progress
         if i == event.other:  # it stands until the first has reached it
-            way = np.hypot(event.result.x - scene.objects[event.target].x, event.result.y - scene.objects[event.target].y)
+            way = np.hypot(
+                event.result.x - scene.objects[event.target].x, event.result.y - scene.objects[event.target].y
+            )
             own = np.hypot(end.x - thing.x, end.y - thing.y)
             share = max(0.0, progress * way - (way - own)) / own
         x = thing.x + share * (end.x - thing.x) + time * (drifts[i][0] + ambient.pan[0])
@@ -437,9 +439,9 @@ class Clip:
     ambient: Ambient
     caption: str
 
-    def video(self, *, executed: bool = True) -> np.ndarray:
-        """The clip, (FRAMES, SIZE, SIZE, 3) uint8."""
-        return render(self.scene, self.event, self.ambient, executed=executed)
+    def video(self, *, executed: bool = True, frames: int = FRAMES) -> np.ndarray:
+        """The clip, (frames, SIZE, SIZE, 3) uint8; a single frame is the reference."""
+        return render(self.scene, self.event, self.ambient, executed=executed, frames=frames)
 
     def late(self, rng: np.random.Generator) -> Clip:
         """The same clip cut so that its event begins late, and mostly is not over at the end."""

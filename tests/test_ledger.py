@@ -81,6 +81,18 @@ def test_a_window_without_a_step_is_refused():
         in_window("early-by-time", ForwardContext(0, 2, 800.0, "cond", None, late))
 
 
+def test_low_pass_guidance_without_guidance_is_marked_in_every_table():
+    """ALG's released pipelines filter under classifier-free guidance only, as the ledger says."""
+    from analysis.papers.table_schema import load_paper
+
+    for path in sorted((ROOT / "papers/tables").glob("*.yaml")):
+        paper = load_paper(path, PARAMETERS)
+        for row in (r for t in paper.tables.values() for r in t.rows if r.method):
+            if any(m["method"] == "lowpass" for m in PARAMETERS.methods[row.method]):
+                alone = row.scale(paper.backbones[row.backbone]) == 1
+                assert alone == row.beside == ("this repository's own" in row.row)
+
+
 def test_released_alignvid_differs_on_wan_in_the_reused_query_only():
     from methods import AlignVid
 

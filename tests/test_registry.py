@@ -10,7 +10,7 @@ import pytest
 
 import methods
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance
-from methods.__main__ import read_methods
+from methods.__main__ import read_arguments, read_methods
 from methods.families import COGVIDEOX, FRAMEPACK, HUNYUAN, HUNYUAN15, WAN, family_of_pipeline
 from methods.registry import find_methods, from_dict, to_dict
 
@@ -67,6 +67,16 @@ def test_gamma_goes_to_the_methods_that_have_one():
     assert read_methods(["dymos", "lowpass"], 0.5) == [DyMoS(0.5), LowPassGuidance()]
     with pytest.raises(ValueError, match="none of the methods given by name has a gamma"):
         read_methods(["lowpass"], 0.5)
+
+
+def test_arguments_of_the_pipeline_are_read_as_json_or_text():
+    assert read_arguments(["sampling_type=vanilla", "flow_shift=3.0"]) == {
+        "sampling_type": "vanilla",
+        "flow_shift": 3.0,
+    }
+    for wrong in ("sampling_type", "=vanilla", "sampling_type="):
+        with pytest.raises(ValueError, match="NAME=VALUE"):
+            read_arguments([wrong])
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_unknown_names_are_refused():
 def test_missing_tables_name_the_command_that_makes_them(tmp_path):
     with pytest.raises(NoTables, match=r"sweeps/wan/blur/scores\.csv.*python -m analysis score blur"):
         sweep_table(PARAMETERS, "blur", results=tmp_path)
-    with pytest.raises(NoTables, match="python -m analysis attention attention-blur"):
+    with pytest.raises(NoTables, match="python -m analysis score attention-blur"):
         sweep_table(PARAMETERS, "attention-blur", "attention-cells.csv", tmp_path)
     with pytest.raises(NoTables, match="python -m analysis foreground --backbone wan-i2v"):
         study_table("foreground", "wan-i2v", "ratios", tmp_path)

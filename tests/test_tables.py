@@ -9,23 +9,22 @@ import pytest
 
 from analysis.papers.paper_tables import (
     SPECS,
-    as_markdown,
     build,
     build_tables,
-    count,
-    direction,
+    give_directions,
     load_published,
     load_scores,
-    markdown,
     measure,
     published_change,
-    wide,
     write_tables,
-)  # fmt: skip
-from analysis.papers.table_schema import Metric, load_paper
+)
+from analysis.papers.table_commands import OLDER, command
+from analysis.papers.table_pages import as_markdown, count, markdown, wide
+from analysis.papers.table_schema import STAND_INS, Metric, load_paper, load_stand_ins
 from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
 from analysis.study.results_layout import sweep_folder
+from analysis.study.score_columns import COLUMNS
 from methods.__main__ import parser, read_methods
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +73,7 @@ def test_every_table_of_the_papers_is_there():
     expected = {
         "alignvid": {f"table{i}" for i in range(1, 17)},
         "focal_guidance": {"table1", "table2", "table3"},
-        "dymos": {f"table{i}" for i in range(1, 7)} | {"figure3", "figure5"},
+        "dymos": {f"table{i}" for i in range(1, 7)} | {"figure3", "figure5", "figure6"},
     }
     assert {name: set(p.tables) for name, p in PAPERS.items()} == expected
     for paper in PAPERS.values():
@@ -87,12 +86,35 @@ def test_every_table_of_the_papers_is_there():
 )
 def test_a_specification_with_a_name_that_does_not_exist_is_refused(tmp_path, change, named):
     text = (ROOT / SPECS / "alignvid.yaml").read_text()
+    stand_ins = ROOT / "papers" / STAND_INS
     old = "row: Wan2.1, backbone: Wan2.1, method: none}"
     assert old in text
     changed = old.replace("method: none", change if "sweep" not in change else f"method: none, {change}")
     (tmp_path / "x.yaml").write_text(text.replace(old, changed, 1))
     with pytest.raises(ValueError, match=named):
-        load_paper(tmp_path / "x.yaml", PARAMETERS)
+        load_paper(tmp_path / "x.yaml", PARAMETERS, stand_ins)
+
+
+def test_what_stands_in_for_what_is_said_once(tmp_path):
+    """Every metric of the tables is in one file, all of which is used, and says what its column sees or why there is none."""
+    stand_ins = load_stand_ins(ROOT / "papers" / STAND_INS)
+    assert list(stand_ins) == ["alignvid", "dymos", "focal_guidance"]
+    for name, paper in PAPERS.items():
+        used = {m for t in paper.tables.values() for m in t.metrics}
+        assert used == set(stand_ins[name]), name
+        assert all(bool(m.sees) == bool(m.measured) for m in paper.metrics.values())
+        for m in (m for m in paper.metrics.values() if m.measured in COLUMNS):
+            assert (m.factor, bool(m.digits)) == (COLUMNS[m.measured].factor, True)
+        fidelity = {k for k, m in paper.metrics.items() if m.measured == "background_psnr"}
+        assert fidelity <= {"I2V Background"}, "what masks the objects out says nothing of appearance"
+    (tmp_path / "x.yaml").write_text("columns: {}\nmetrics: {alignvid: {Deletion: {use: nothing}}}\n")
+    with pytest.raises(ValueError, match="nothing"):
+        load_stand_ins(tmp_path / "x.yaml")
+
+
+def test_focal_guidance_is_scored_as_the_paper_scores():
+    metrics = PAPERS["focal_guidance"].metrics
+    assert {metrics[m].measured for m in ("Dynamic Attributes", "Human Motion")} == {"adherence"}
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -104,23 +126,35 @@ def test_published_values_are_those_of_the_file_and_all_are_shown(name, built):
         for c in rows.itertuples():
             row = spec[c.row]
             key = (name, row.table or table, row.published or row.row, c.metric)
-            shown.add(key)
-            entry = PUBLISHED.get(key)
-            assert (c.published, c.grade, c.source) == (
-                (entry["value"], entry["grade"], entry["source"]) if entry else ("not obtained", "", "")
-            )
+            told = [(*key[:3], f"{c.metric}: {kind}") for kind in ("direction", "order")]
+            shown |= {key, *told}
+            entry, stated = PUBLISHED.get(key), [PUBLISHED[k] for k in told if k in PUBLISHED]
+            assert c.published == (entry["value"] if entry else "not obtained")
+            graded = [s["value"] + ("" if s["grade"] == "paper" else f" ({s['grade']})") for s in stated]
+            assert c.stated == "; ".join(graded)
+            first = entry or (stated[0] if stated else {"grade": "", "source": ""})
+            assert (c.grade, c.source) == (first["grade"], first["source"])
+            if stated and told[0] in PUBLISHED:
+                assert c.published_change == stated[0]["value"] and c.direction_grade in ("paper", "derived")
     for key in PUBLISHED:
         table = PAPERS[name].tables.get(key[1]) if key[0] == name else None
-        if table and key[3] in table.metrics:
+        if table and key[3].rsplit(": ", 1)[0] in table.metrics:
             assert key in shown, f"{key} is published and not in the table"
+
+
+def test_no_direction_that_is_compared_rests_on_the_grade_secondary(built):
+    cells = pd.concat(built.values())
+    assert not (cells.loc[cells["direction"] != "", "direction_grade"] == "secondary").any()
 
 
 def test_no_number_is_written_in_a_specification():
     """What is published comes from the file: a row has names, a guidance scale and settings, and nothing else."""
     for paper in PAPERS.values():
         for row in (r for t in paper.tables.values() for r in t.rows):
-            given = row.model_dump(exclude={"guidance_scale", "real"})
+            given = row.model_dump(exclude={"guidance_scale", "real", "beside"})
             assert all(v is None or isinstance(v, str) for v in given.values())
+        for model in paper.backbones.values():
+            assert all((paper.paper, *where) in PUBLISHED for where in model.settings.values())
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -138,6 +172,35 @@ def test_a_row_without_scores_is_not_run(name, built):
     assert (rest["measured"] == "not run").all() and rest["reason"].str.len().gt(3).all()
     assert rest[["low", "high", "n", "change", "change_low"]].isna().all().all() and (rest["direction"] == "").all()
     assert cells.loc[~number, "reason"].str.len().gt(3).all()
+
+
+def test_a_column_that_is_younger_than_the_scores_is_not_run_and_says_so(built):
+    cells = built["alignvid"].query("row == 'Wan2.1 + AlignVid' and table == 'table2'").set_index("metric")
+    assert cells.loc["Aesthetic Quality", "measured"] == "not run" and cells.loc["Aesthetic Quality", "reason"] == OLDER
+    assert cells.loc["Aesthetic Quality", "command"] == "python -m analysis score methods"
+    assert not isinstance(cells.loc["Dynamic Degree", "measured"], str)
+
+
+def test_samples_for_which_a_column_is_not_defined_are_left_out_and_failed_videos_are_not():
+    values = np.linspace(0.2, 0.8, 12)
+    plain, steered = made_up("baseline", "none", values), made_up("methods", "alignvid", values)
+    metric = Metric(measured="object_integrity", factor=100, digits=1, estimator="objects")
+    plain, steered = (t.assign(object_integrity=np.where(t["sample"] == "s3", np.nan, 0.5)) for t in (plain, steered))
+    found = measure(steered, plain, metric)
+    assert (found["n"], found["measured"], found["change"], found["changed"]) == (11, 50.0, 0.0, 0)
+    steered.loc[steered["sample"] == "s5", ["flow_px", "object_integrity"]] = np.nan
+    assert measure(steered, plain, metric)["measured"] == "incomplete"
+
+
+def test_an_event_without_samples_is_said_to_have_none(some):
+    two = some[~some["main_category"].isin(["motion"])]
+    cell = (
+        cells_of("focal_guidance", two)
+        .query("table == 'table3' and row == 'Wan2.1' and metric == 'Human Motion'")
+        .iloc[0]
+    )
+    assert (cell["measured"], cell["command"]) == ("not run", "")
+    assert cell["reason"] == "no sample of this event among the 30 prompts"
 
 
 def test_a_row_that_a_sweep_would_measure_names_it(built):
@@ -164,14 +227,50 @@ def test_every_command_is_one_that_exists(built):
     assert seen > 20
 
 
-def test_rows_are_measured_on_the_samples_that_all_of_them_have(built):
+def test_commands_have_the_papers_own_steps_and_guidance(built):
+    def of(paper, table, row):
+        return built[paper].query("table == @table and row == @row")["command"].iloc[0]
+
+    assert "--steps 40 --guidance 3.5 " in of("dymos", "table1", "Wan 2.2-14B | Ours")
+    assert "--steps 40 --guidance 1.0 " in of("alignvid", "table2", "Wan2.1 + AlignVid")
+    sampled = "--steps 25 --guidance 10.0 --pipe sampling_type="
+    plain = PAPERS["alignvid"].tables["table2"].rows
+    for name, how in (("FramePack", "inverted_anti_drifting"), ("FramePack-F1", "vanilla")):
+        row, model = next(r for r in plain if r.row == name), PAPERS["alignvid"].backbones[name]
+        assert sampled + how in command(row, model, PARAMETERS, PUBLISHED, "alignvid")
+    for cells in built.values():
+        real = cells[cells["command"].str.contains("methods generate")]
+        assert real["command"].str.contains("--guidance ").all()
+
+
+def test_rows_without_guidance_are_marked_and_compared_apart():
+    rng = np.random.default_rng(3)
+    base = rng.uniform(0.2, 0.6, 40)
+    made = [
+        made_up("baseline", "none", base),
+        made_up("methods", "dymos-1", base + 0.2),
+        made_up("methods", "alg", base),
+    ]
+    cells = cells_of("dymos", pd.concat(made)).query("table == 'table1' and metric == 'Dynamic Degree (VBench)'")
+    own, beside = cells[cells["beside"] == ""], cells[cells["beside"] == "yes"]
+    assert (own["guidance_scale"] == 3).all() and (own["measured"] == "not run").all()
+    assert (beside["guidance_scale"] == 1).all() and not beside["measured"].map(lambda v: isinstance(v, str)).any()
+    line = beside.set_index("row").loc["Wan 2.1-14B | Ours, without guidance"]
+    assert (line["published"], line["direction"]) == ("54.5", "agrees")
+    assert beside["row"].str.contains("this repository's own").sum() == 1  # low-pass guidance does not exist there
+    assert count(cells)["measured"].sum() == 0
+
+
+def test_a_row_and_its_baseline_are_measured_on_all_samples_that_the_two_have(built):
     cells = built["alignvid"]
     two = cells[(cells["table"] == "table2") & (cells["metric"] == "Dynamic Degree")].set_index("row")
-    assert two.loc["Wan2.1", "n"] == two.loc["Wan2.1 + AlignVid", "n"] == 24
+    assert (two.loc["Wan2.1", "n"], two.loc["Wan2.1 + AlignVid", "n"]) == (40, 24)
     assert np.isclose(two.loc["Wan2.1 + AlignVid", "change"], 0.2, atol=1e-3)
     assert two.loc["Wan2.1 + AlignVid", "direction"] == "agrees"
     edits = cells[(cells["table"] == "table2") & (cells["metric"] == "Addition")].set_index("row")
-    assert edits.loc["Wan2.1", "n"] == 6 and 20 < edits.loc["Wan2.1", "measured"] < 60  # in percent, of that event only
+    assert (
+        edits.loc["Wan2.1 + AlignVid", "n"] == 6 and 20 < edits.loc["Wan2.1", "measured"] < 60
+    )  # in percent, of that event only
 
 
 def test_the_direction_rule():
@@ -181,19 +280,43 @@ def test_the_direction_rule():
     for shift, expected in ((0.5, "agrees"), (-0.5, "disagrees"), (0.0, "undecided")):
         noise = rng.normal(scale=0.3, size=30)
         found = measure(made_up("methods", "dymos-1", base + shift + noise - noise.mean()), baseline, FLOW)
-        assert direction(found, 1) == expected
         opposite = {"agrees": "disagrees", "disagrees": "agrees"}.get(expected, expected)
-        assert direction(found, -1) == opposite
-    few = measure(made_up("methods", "dymos-1", base[:5] + 1), baseline[:5], FLOW)
-    assert few["change_low"] > 0 and direction(few, 1) == "undecided"
+        for sign, word in ((1, expected), (-1, opposite)):
+            give_directions([cell := found | {"sign": sign}])
+            assert cell["direction"] == word and cell["p (Holm)"] == found["p"]
+    few = measure(made_up("methods", "dymos-1", base[:5] + 1), baseline[:5], FLOW) | {"sign": 1}
+    give_directions([few])
+    assert few["change_low"] > 0 and few["direction"] == "undecided"  # five prompts cannot reach 5 %
+
+
+def test_directions_are_corrected_over_the_cells_of_a_table():
+    cell = {"sign": 1, "ends": (0.1, 0.3), "p": 0.02}
+    alone, several = [dict(cell)], [dict(cell) for _ in range(3)]
+    give_directions(alone)
+    give_directions([*several, cell | {"sign": 0, "p": 0.5}])  # no published direction: not of the family
+    assert [c["direction"] for c in alone] == ["agrees"]
+    assert [(c["direction"], round(c["p (Holm)"], 6)) for c in several] == [("undecided", 0.06)] * 3
+
+
+def test_undecided_cells_say_how_many_prompts_changed_and_what_would_have_been_seen(monkeypatch, some):
+    from analysis.papers import paper_tables
+
+    def fixed(a, b, column):
+        return {"difference": 0.01, "low": -0.1, "high": 0.1, "n": 6, "p": 0.5, "changed": 2, "detectable": 0.123}
+
+    monkeypatch.setattr(paper_tables, "paired_difference", fixed)
+    cells = cells_of("alignvid", some)
+    cell = cells.query("table == 'table2' and row == 'Wan2.1 + AlignVid' and metric == 'Addition'").iloc[0]
+    assert (cell["direction"], cell["changed"], cell["detectable"]) == ("undecided", 2, 12.3)
+    page = markdown(PAPERS["alignvid"], cells)
+    assert "undecided; 2 of 6 prompts changed; from 12.3 it would have been seen" in page
 
 
 def test_published_changes():
     assert published_change("71.27", "64.45") == ("+6.82", 1)
     assert published_change("0.5935", "0.5935") == ("+0.0000", 0)
     assert published_change("57.7", "58") == ("-0.3", -1)
-    assert published_change("increase", None) == ("increase", 1) and published_change("decrease", "3")[1] == -1
-    assert published_change("around 3-4", "1") == published_change(None, "1") == published_change("1", None) == ("", 0)
+    assert published_change("3-4", "1") == published_change(None, "1") == published_change("1", None) == ("", 0)
 
 
 def test_failed_videos_make_a_cell_incomplete(some):
@@ -222,11 +345,20 @@ def test_tables_are_written_from_any_folder(tmp_path, monkeypatch, some):
     write_tables(papers, cells, tmp_path / "out")
     again = pd.read_csv(tmp_path / "out/paper_tables.csv", dtype=str, keep_default_na=False)
     assert len(again) == len(cells) and (again["measured"] != "").all() and (again["published"] != "").all()
-    assert count(cells)["cells"].sum() == len(cells) and (count(cells)["measured"] > 0).all()
+    counted = count(cells).set_index("paper")
+    assert counted["cells"].sum() == (cells["beside"] == "").sum()
+    assert (counted.loc[["alignvid", "focal_guidance"], "measured"] > 0).all()
     for name, paper in papers.items():
         text = (tmp_path / f"out/{name}.md").read_text()
         assert text == markdown(paper, cells[cells["paper"] == name]) and "not run" in text and "| nan" not in text
-        assert text.count("## ") == len(paper.tables)
+        assert text.count("## ") == len(paper.tables) + 1  # and what stands in for what
+
+
+def test_units_that_differ_within_a_column_stand_in_its_cells(built):
+    table = PAPERS["dymos"].tables["table5"]
+    text = wide(PAPERS["dymos"], table, built["dymos"].query("table == 'table5'")).set_index("row")
+    assert text.loc["Baseline", "Wan 2.2: published"] == "831 s per video, A100 80GB"
+    assert text.loc["+ALG overhead", "Wan 2.2: published"] == "+4.7 %"
 
 
 def test_measured_and_published_values_never_share_a_column(built):
@@ -239,31 +371,3 @@ def test_measured_and_published_values_never_share_a_column(built):
                 kinds = [c.rsplit(": ", 1)[-1].split(",")[0] for c in text.columns[2:]]
                 assert set(kinds) <= {"measured", "change and its direction", "published"}, kinds
                 assert len(as_markdown(text).splitlines()) == len(text) + 2
-
-
-def test_a_comparison_is_one_line_on_every_backbone():
-    """A setting of two tables is one line with the cell of most prompts; the other backbone is measured for itself."""
-    from analysis.papers.compared_changes import compact_table, compared_changes, counts, directions
-    from analysis.papers.paper_tables import AGREEMENT, build_tables
-
-    papers, cells, loaded = build_tables(load_parameters(ROOT / "params.yaml", full=True), ROOT / "results/full")
-    backbones = ["wan-i2v", "cogvideox-i2v"]
-    stand_ins = {"cogvideox-i2v": {"focal-full": "focal-joint-full"}}
-    parameters = load_parameters(ROOT / "params.yaml", full=True)
-    changes = compared_changes(papers, cells, loaded, stand_ins, backbones, parameters)
-    assert changes.groupby("backbone").size().nunique() == 1
-    line = changes.query("setting == 'AlignVid' and metric == 'Modification'").set_index("backbone")
-    own = cells.query("method == 'alignvid' and guidance_scale == 1 and metric == 'Modification' and direction != ''")
-    assert line.loc["wan-i2v", "n"] == own["n"].max() and line.loc["wan-i2v", "tables"].count("table") == len(own)
-    assert line.loc["wan-i2v", "change"] == own.loc[own["n"].idxmax(), "change"]
-    found = own.loc[own["n"].idxmax()]
-    assert line.loc["wan-i2v", "direction"] == found["direction"] and line.loc["cogvideox-i2v", "n"] > 5
-    assert set(changes["direction"]) <= {*AGREEMENT.values(), ""}
-    joint = changes.query("setting == 'Focal Guidance' and backbone == 'cogvideox-i2v'")
-    assert (joint["direction"] != "").all()
-    numbers = counts(changes)
-    assert (numbers[list(AGREEMENT.values())].sum(axis=1) == numbers["comparisons"]).all()
-    assert compact_table(changes).count("\n") == 2 + len(changes) // 2
-    figure = directions(changes, "DyMoS")
-    dots = sum(len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets"))
-    assert dots >= changes.query("paper == 'DyMoS' and backbone == 'wan-i2v' and direction != ''").shape[0]

@@ -12,7 +12,7 @@ from ..study.files import write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import runs_folder, sweep_folder
-from ..study.significance import holm, mean_interval, paired_difference
+from ..study.significance import holm, mean_and_p
 
 FLOATS = "%.5g"
 CELL = ["method", "guidance_scale", "blur", "seed", "sample"]
@@ -130,14 +130,13 @@ def measures(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Ratios second / first of every measure, paired by sample: columns measure, first, second (means), mean, low, high
-    (of the ratio, interval over prompts), n, p (of the difference) and p (Holm) over the measures."""
+    (of the ratio, interval over prompts), n, p (that the ratio is 1) and p (Holm) over the measures."""
     pair = first.merge(second, on=["sample", "seed"], suffixes=("_a", "_b"), validate="one_to_one")
     rows = []
     for name in [m for m in [*MEASURES.values(), TEXT_SHARE] if m in first and m in second]:
         a, b = pair[f"{name}_a"], pair[f"{name}_b"]
-        mean, low, high = mean_interval(b / a, pair["sample"])
-        row = {"measure": name, "first": a.mean(), "second": b.mean(), "mean": mean, "low": low, "high": high}
-        rows.append(row | {"n": len(pair), "p": paired_difference(second, first, name)["p"]})
+        ratio = mean_and_p(b / a, pair["sample"], line=1.0)
+        rows.append({"measure": name, "first": a.mean(), "second": b.mean()} | ratio)
     table = pd.DataFrame(rows)
     return table.assign(**{"p (Holm)": holm(table["p"])})
 
@@ -157,3 +156,11 @@ def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
 def dominance(matrix: np.ndarray) -> float:
     """Of the attention that frames other than the reference pay to frames, the share of the reference frame, in [0, 1]."""
     return float(matrix[1:, 0].mean())
+
+
+def neighbours(matrix: np.ndarray) -> float:
+    """Of the attention that frames other than the reference pay to frames, the share of those right before and after, the
+    reference left out, in [0, 1] (AlignVid's "temporally adjacent frames")."""
+    frames = np.arange(len(matrix))
+    near = (np.abs(frames[:, None] - frames) == 1) & (frames > 0)
+    return float((matrix * near)[1:].sum(1).mean())

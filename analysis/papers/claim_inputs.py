@@ -12,14 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures
+from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures, neighbours
+from ..report.film_strips import outcomes
 from ..report.score_tables import NoTables, gather, study_table
 from ..study.parameters import Parameters
 from ..study.results_layout import SCORES as TABLE
+from ..study.score_columns import PARTIAL
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
 
 PAIR = ["sample", "seed"]
 COLUMNS = ["method", "guidance_scale", "blur", "prompts", "reference"]
+
+
+SHARES = {"dominance": dominance, "neighbours": neighbours}  # of one video's attention between frames
 
 
 class NotRun(LookupError):
@@ -69,9 +74,9 @@ class Study:
 
     def values(self, model: str, setting: Setting, measure: str) -> pd.DataFrame:
         """sample, seed, value of a measure; the first sweep's where several made the same video. Raises NotRun if it was
-        not made, or some video has no value: nothing may be dropped."""
+        not made, or some video has no value: nothing may be dropped, but samples for which a measure is not defined."""
         if measure in SCORES:
-            rows = self.rows(self.scores, model, setting).drop_duplicates(PAIR).rename(columns={measure: "value"})
+            rows = self._of_scores(model, setting, measure)
         elif measure in FRAMES:
             rows = self._of_frames(model, setting, measure)
         elif measure in LAYERS:
@@ -87,10 +92,24 @@ class Study:
             raise NotRun(f"{missing} of {len(rows)} videos have no {measure}: {setting}")
         return rows[[*PAIR, "value"]].reset_index(drop=True)
 
+    def _of_scores(self, model, setting, measure):
+        rows = self.rows(self.scores, model, setting).drop_duplicates(PAIR)
+        if measure == "still_copy":  # follows from the answers, also of videos that were scored before it was a column
+            copies = outcomes(rows, self.parameters.benchmark.seed) == "still copy"
+            return rows.assign(value=copies.astype(int))
+        if measure not in rows or rows[measure].isna().all():
+            raise NotRun(f"scored before there was a column {measure}: {setting}")
+        rows = rows.rename(columns={measure: "value"})
+        return rows.dropna(subset="value") if measure in PARTIAL else rows
+
     def _of_frames(self, model, setting, measure):
+        if measure == "twin_motion_gap":
+            own, twin = (self._of_scores(model, s, "flow_px") for s in (setting, Setting(model="text-to-video")))
+            both = own.merge(twin[[*PAIR, "value"]], on=PAIR, suffixes=("", "_twin"))
+            return both.assign(value=(both["value"] - both["value_twin"]).abs())
         found = self._matrices(model, setting)
-        if measure == "dominance":
-            values = {key: dominance(m) for key, m in found.items()}
+        if measure in SHARES:
+            values = {key: SHARES[measure](m) for key, m in found.items()}
         else:
             twin = self._matrices(model, Setting(model="text-to-video", window=setting.window))
             values = {key: frame_distance(m, twin[key]) for key, m in found.items()}

@@ -1,14 +1,14 @@
-"""The tests that decide claims: an effect, its interval over prompts and its p value. Statistics as in statistics.py."""
+"""The tests that decide claims: an effect, its interval over prompts and its p value. Statistics as in significance.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..study.significance import mean_interval, paired_difference, rank_correlation, signed_rank_p
+from ..study.score_columns import is_proportion
+from ..study.significance import LEVEL, mean_and_p, paired_difference, rank_correlation
 from .claim_inputs import NotRun, Study, common
 from .claim_schema import ATTENTION, KNOWN, Correlation, Cost, Difference, FirstHalf, Trend
 
@@ -17,7 +17,8 @@ SIGNS = {"higher": 1, "lower": -1}
 
 @dataclass(frozen=True)
 class Effect:
-    """low, high: 95 % interval over prompts; of a cost, quartiles over rounds, without a p. n: prompts, or tokens."""
+    """low, high: 95 % interval over prompts; of a cost, quartiles over rounds, without a p. n: prompts, or tokens. changed:
+    prompts whose value differs; detectable: the difference that would have been seen with a power of 80 %."""
 
     value: float
     low: float
@@ -25,6 +26,9 @@ class Effect:
     unit: str
     n: int
     p: float = float("nan")
+    changed: float = float("nan")
+    detectable: float = float("nan")
+    caveat: str = ""  # why it is undecided whatever the numbers say
 
 
 def difference(test: Difference, study: Study, model: str) -> Effect:
@@ -40,31 +44,34 @@ def difference(test: Difference, study: Study, model: str) -> Effect:
     against = [e.p for e in found if sign * e.value <= sign * test.line]
     p = max(e.p for e in found) if not against else min(1.0, min(against) * len(found))
     low, high = sorted((sign * low, sign * high))
-    return replace(worst, low=low, high=high, p=p, n=min(e.n for e in found))
+    worst = replace(worst, low=low, high=high, p=p, n=min(e.n for e in found))
+    return replace(worst, caveat=_harmless(test, study, model, worst)) if test.harmless else worst
+
+
+def _harmless(test: Difference, study: Study, model: str, effect: Effect) -> str:
+    """Why a claim that a method costs little says nothing: it did nothing, or it froze the video, which keeps everything."""
+    if effect.changed == 0:
+        return "nothing changed"
+    copies = [study.values(model, s, "still_copy") for s in (test.a, test.against[0])]
+    more = paired_difference(*common(*copies), "value", proportion=True)
+    if more["low"] > 0 and more["p"] < LEVEL:
+        return f"the videos freeze: still copies {100 * more['difference']:+.0f} points"
+    return ""
 
 
 def _compare(tables, test) -> Effect:
-    _, unit, factor = KNOWN[test.measure]
+    measure = KNOWN[test.measure]
     a, b, *beyond = common(*tables)
+    line = test.line / measure.factor
     if beyond:
         a, b = (x.assign(value=x["value"] - y["value"]) for x, y in ((a, b), beyond))
-    result = paired_difference(a, b, "value")
-    ends, p = (result["difference"], result["low"], result["high"]), result["p"]
-    change = a["value"].astype(float) - b["value"].astype(float)
-    if test.measure in ATTENTION and not beyond:
-        change = a["value"] / b["value"] - 1
-        ends = mean_interval(change, a["sample"])
-    if test.line:
-        p = _beyond(factor * change.groupby(a["sample"]).mean(), test.line)
-    return Effect(*(factor * e for e in ends), unit, result["n"], float(p))
-
-
-def _beyond(means: pd.Series, line: float) -> float:
-    """p of the mean lying on the line: Wilcoxon's and McNemar's tests ask whether anything changed, not by how much.
-    Student's test, or the sign test where all prompts have one value."""
-    if np.ptp(means):
-        return float(stats.ttest_1samp(means, line).pvalue)
-    return 1.0 if means.iloc[0] == line else float(stats.binomtest(0, len(means)).pvalue)
+    elif test.measure in ATTENTION:  # as a ratio
+        a, b = (x.assign(value=x["value"].astype(float) / b["value"]) for x in (a, b))
+    found = paired_difference(a, b, "value", proportion=is_proportion(test.measure) and not beyond, line=line)
+    scaled = (measure.factor * found[k] for k in ("difference", "low", "high"))
+    return Effect(
+        *scaled, measure.unit, found["n"], found["p"], found["changed"], abs(measure.factor) * found["detectable"]
+    )
 
 
 def trend(test: Trend, study: Study, model: str) -> Effect:
@@ -74,7 +81,9 @@ def trend(test: Trend, study: Study, model: str) -> Effect:
     varies = wide[wide.nunique(axis=1) > 1]
     rho = varies.rank(axis=1).T.corrwith(pd.Series(wide.columns)).reindex(wide.index, fill_value=0.0)
     rho = rho.groupby(tables[0]["sample"]).mean()
-    return Effect(*mean_interval(rho, rho.index), "rank correlation", len(rho), signed_rank_p(rho))
+    found = mean_and_p(rho, rho.index)
+    changed = int((rho != 0).sum())
+    return Effect(found["mean"], found["low"], found["high"], "rank correlation", found["n"], found["p"], changed)
 
 
 def correlation(test: Correlation, study: Study, model: str) -> Effect:
@@ -82,8 +91,7 @@ def correlation(test: Correlation, study: Study, model: str) -> Effect:
     tables = common(*[study.values(model, s, m) for m in (test.x, test.y) for s in test.settings])
     means = [t.groupby("sample")["value"].mean() for t in tables]
     x, y = means if len(means) == 2 else (means[0] - means[1], means[2] - means[3])
-    ends = rank_correlation(x, y)
-    p = float("nan") if np.isnan(ends[0]) else float(stats.spearmanr(x, y).pvalue)
+    *ends, p = rank_correlation(x, y)
     return Effect(*ends, "rank correlation", len(x), p)
 
 

@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from ..attention.recording_summaries import MEASURES, TEXT_SHARE
 from ..study.parameters import Parameters
+from ..study.score_columns import COLUMNS
 
 
 class Measure(NamedTuple):
@@ -21,15 +22,7 @@ class Measure(NamedTuple):
     factor: float = 1.0
 
 
-SCORES = {
-    "adherence": Measure("adherence", "points", 100),
-    "macro": Measure("share of right answers", "points", 100),
-    "displacement_px": Measure("displacement", "px"),
-    "flow_px": Measure("motion (flow)", "px / frame"),
-    "first_psnr": Measure("first-frame fidelity", "dB"),
-    "background_psnr": Measure("background fidelity", "dB"),
-    "sharpness_retention": Measure("sharpness", ""),
-}
+SCORES = COLUMNS
 # What stands for a measure of Wan's branches where text and video share one softmax.
 JOINT = {"words in text attention": "text in joint attention", "entropy, words": "entropy, text and reference"}
 # Compared as ratios.
@@ -39,7 +32,9 @@ ATTENTION = {
 }
 FRAMES = {
     "dominance": Measure("attention to the reference frame", "points", 100),
+    "neighbours": Measure("attention to neighbouring frames", "points", 100),
     "twin_distance": Measure("distance to the twin's attention", "nats"),
+    "twin_motion_gap": Measure("distance to the twin's motion (flow)", "px / frame"),
 }
 LAYERS = {
     "morans_i": Measure("Moran's I", ""),
@@ -84,7 +79,8 @@ class Setting(Strict):
 
 class Difference(Strict):
     """`measure` of `a` minus that of `b`, or of each of several `b`, lies on the claimed side of `line` (in the measure's
-    unit). beyond (c, d): the difference a - b less the difference c - d."""
+    unit). beyond (c, d): the difference a - b less the difference c - d. harmless: it says that a method costs little, which
+    is undecided where the method changes nothing, or freezes the video."""
 
     kind: Literal["difference"]
     measure: str
@@ -93,6 +89,7 @@ class Difference(Strict):
     sign: Sign
     line: float = 0.0
     beyond: tuple[Setting, Setting] | None = None
+    harmless: bool = False
 
     @property
     def against(self) -> tuple[Setting, ...]:

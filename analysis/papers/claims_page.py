@@ -15,8 +15,8 @@ from .claim_schema import KNOWN, Claim, Claims, Correlation, Cost, Difference, F
 
 SYMBOLS = {"supported": "✔", "contradicted": "✘", "inconclusive": "○", "not run": "–"}
 OWN = "together"  # the key under `papers` of the claims that no paper makes
-EFFICACY = ("adherence", "macro", "flow_px", "displacement_px")
-COSTS = ("first_psnr", "background_psnr", "sharpness_retention")
+EFFICACY = ("adherence", "macro", "flow_px", "displacement_px", "asked_px", "still_copy", "onset")
+COSTS = ("first_psnr", "background_psnr", "subject_psnr", "object_integrity", "sharpness_retention")
 # kind -> (heading, what it holds)
 KINDS = {
     "efficacy": ("Efficacy", "Does a method do what it is for: prompts followed, motion?"),
@@ -146,7 +146,19 @@ def _cell(row: dict) -> str:
     margin = f", line {number(row['line'], digits if row['line'] % 1 else 0)}" if row["line"] else ""
     count = f"{row['n']:,.0f} tokens" if row["model"].startswith("a block") else f"n = {row['n']:.0f}"
     ends = f"{number(row['low'], digits)} to {number(row['high'], digits)}"
-    return f"{sign} {number(row['effect'], digits, sign=True)} {unit}".strip() + f" ({ends}), {count}{margin}"
+    told = f"{sign} {number(row['effect'], digits, sign=True)} {unit}".strip() + f" ({ends}), {count}{margin}"
+    return told + _undecided(row, digits)
+
+
+def _undecided(row: dict, digits: int) -> str:
+    """What an inconclusive cell could have shown: why not, or how many prompts changed and which difference would be seen."""
+    if row["verdict"] != "inconclusive":
+        return ""
+    if isinstance(row["caveat"], str) and row["caveat"]:
+        return f"; undecided: {row['caveat']}"
+    if pd.isna(row["detectable"]):
+        return ""
+    return f"; {row['changed']:.0f} changed, {number(row['detectable'], digits)} would have been seen"
 
 
 def _tested(table: pd.DataFrame, claims: Claims) -> list[str]:

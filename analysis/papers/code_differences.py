@@ -17,8 +17,9 @@ MEASURED = ("adherence", "flow_px", "background_psnr")  # following the prompt, 
 
 def changed(row: LedgerRow, study: Study, model: str) -> int:
     """Number of videos of which any score differs between the two settings."""
-    tables = [study.rows(study.scores, model, s).drop_duplicates(PAIR)[[*PAIR, *SCORES]] for s in (row.a, row.b)]
-    a, b = (t[list(SCORES)].reset_index(drop=True) for t in common(*tables))
+    columns = [c for c in SCORES if c in study.scores]
+    tables = [study.rows(study.scores, model, s).drop_duplicates(PAIR)[[*PAIR, *columns]] for s in (row.a, row.b)]
+    a, b = (t[columns].reset_index(drop=True) for t in common(*tables))
     return int((a.ne(b) & ~(a.isna() & b.isna())).any(axis=1).sum())
 
 
@@ -41,9 +42,7 @@ def measure(claims: Claims, study: Study) -> pd.DataFrame:
     columns = [*told, "measure", "unit", "value", "low", "high", "n", "changed", "p", "p (Holm)", "missing"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     table[ENDS] = table[ENDS].astype(float).round(6) + 0.0  # no -0
-    tested = table["p"].notna()
-    for _, p in table[tested].groupby("model")["p"]:
-        table.loc[p.index, "p (Holm)"] = holm(p)
+    table["p (Holm)"] = table.groupby("model")["p"].transform(lambda p: holm(p))
     return table
 
 

@@ -1,7 +1,7 @@
 """The cells of the papers' tables that can be compared, one line per setting and metric, measured on every backbone.
 
-A setting that stands in several tables is one line. On the backbone that stands in for the paper's, the line takes the cell
-with most prompts; on the other one the same setting is measured against the same baseline there.
+A setting that stands in several tables is one line. On a backbone that stands in for the paper's, the line takes the cell
+with most prompts; on another one the same setting is measured against the same baseline there.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from ..report import labels
 from ..report.findings import interval, number
 from ..study.parameters import Parameters
 from ..study.results_layout import lineage_of
-from .paper_tables import AGREEMENT, SIGNS, direction, measure, pick
+from .paper_tables import SIGNS, give_directions, measure, pick
+from .table_pages import AGREEMENT
 from .table_schema import Paper, Row
 
 MARKS = {"agrees": "✔", "disagrees": "✘", "undecided": "○"}
 COLOURS = {"agrees": "C2", "disagrees": "C1", "undecided": "0.6"}
-KEY = ["paper", "method", "guidance_scale", "measured_on", "metric"]
+KEY = ["paper", "setting", "metric"]
+NOTHING = {"change": np.nan, "low": np.nan, "high": np.nan, "n": 0, "direction": ""}
 
 
 def compared_changes(
@@ -29,30 +31,49 @@ def compared_changes(
     """One row per comparison and backbone: paper, setting, metric, tables, published, sign (of the published change),
     estimator, backbone, change, low, high, n, digits, direction ("" where nothing was measured).
 
-    stand_ins: per backbone, what a method of params.yaml is called there, as in papers/claims.yaml.
+    stand_ins: per backbone, what a method of params.yaml is called there, as in papers/claims.yaml. Where a backbone is not
+    the table's, p is corrected over what is measured there in the place of the cells of one table.
     """
-    found = []
-    own = cells[cells["direction"] != ""]
-    for _, group in own.groupby(KEY, sort=False):
-        cell = group.loc[group["n"].idxmax()]
-        paper = papers[cell["paper"]]
-        published = list(dict.fromkeys(group["published_change"]))
+    own = cells[(cells["direction"] != "") & (cells["beside"] == "")]
+    own = own.assign(setting=[_words(cell, parameters) for _, cell in own.iterrows()])
+    lines, elsewhere = [], []
+    for (_, setting, metric), group in own.groupby(KEY, sort=False):
+        first = group.loc[group["n"].astype(float).idxmax()]
+        paper = papers[first["paper"]]
         line = {
-            "paper": paper.title, "setting": _words(cell, parameters), "metric": cell["metric"],
+            "paper": paper.title, "setting": setting, "metric": metric,
             "tables": ", ".join(t.replace("table", "table ").replace("figure", "figure ") for t in group["table"].unique()),
-            "published": ", ".join(v.replace("-", "−") for v in published), "sign": _sign(cell["published_change"]),
-            "estimator": cell["estimator"], "digits": paper.metrics[cell["metric"]].digits,
+            "published": ", ".join(v.replace("-", "−") for v in dict.fromkeys(group["published_change"])),
+            "sign": _sign(first["published_change"]), "estimator": first["estimator"],
+            "digits": paper.metrics[metric].digits,
         }  # fmt: skip
         for backbone in backbones:
-            if lineage_of(cell["measured_on"]) == lineage_of(backbone):
-                values = {"change": cell["change"], "low": cell["change_low"], "high": cell["change_high"]}
-                values |= {"n": int(cell["n"]), "direction": cell["direction"]}
+            here = group[[lineage_of(b) == lineage_of(backbone) for b in group["measured_on"]]]
+            lines.append(line | {"backbone": backbone} | NOTHING)
+            if len(here):
+                cell = here.loc[here["n"].astype(float).idxmax()]
+                lines[-1] |= {"sign": _sign(cell["published_change"])} | _shown_of(cell)
             else:
-                values = _elsewhere(
-                    paper, cell, scores, stand_ins.get(backbone, {}), backbone, line["sign"], parameters
-                )
-            found.append(line | {"backbone": backbone} | values)
-    return pd.DataFrame(found)
+                names = _names(stand_ins, backbone)
+                found = _elsewhere(paper, first, scores, names, backbone, parameters)
+                elsewhere.append((lines[-1], found | {"sign": line["sign"], "family": (first["table"], backbone)}))
+    for family in dict.fromkeys((line["paper"], found["family"]) for line, found in elsewhere):
+        give_directions([found for line, found in elsewhere if (line["paper"], found["family"]) == family])
+    for line, found in elsewhere:
+        if "direction" in found:
+            line |= _shown_of(found)
+    return pd.DataFrame(lines)
+
+
+def _names(stand_ins: dict[str, dict[str, str]], backbone: str) -> dict[str, str]:
+    """What every method that has another name on some backbone is called on this one."""
+    own = stand_ins.get(backbone, {})
+    return own | {new: own.get(old, old) for names in stand_ins.values() for old, new in names.items()}
+
+
+def _shown_of(cell) -> dict:
+    ends = {"change": cell["change"], "low": cell["change_low"], "high": cell["change_high"]}
+    return ends | {"n": int(cell["n"]), "direction": cell["direction"]}
 
 
 def _sign(change: str) -> int:
@@ -69,25 +90,12 @@ def _words(cell: pd.Series, parameters: Parameters) -> str:
     )
 
 
-def _elsewhere(paper, cell, scores, names, backbone, sign, parameters) -> dict:
-    """The cell's change on another backbone; an empty direction if its videos or its baseline's are not there."""
-    table = paper.tables[cell["table"]]
-    rows = {r.row: r for r in table.rows}
+def _elsewhere(paper, cell, scores, names, backbone, parameters) -> dict:
+    """The cell's change on another backbone; {} if its videos or its baseline's are not there."""
+    rows = {r.row: r for r in paper.tables[cell["table"]].rows}
     row, metric = rows[cell["row"]], paper.metrics[cell["metric"]]
-    parts = [_scores_of(r, paper, scores, names, backbone, parameters) for r in (row, rows[row.against])]
-    keys = [pd.MultiIndex.from_frame(p[["sample", "seed"]]) for p in parts]
-    steered, plain = (p[k.isin(other)] for p, k, other in zip(parts, keys, reversed(keys), strict=True))
-    empty = {"change": np.nan, "low": np.nan, "high": np.nan, "n": 0, "direction": ""}
-    if steered.empty:
-        return empty
-    values = measure(steered, plain, metric)
-    if "change" not in values:
-        return empty
-    word = direction(values, sign)
-    return {"change": values["change"], "low": values["change_low"], "high": values["change_high"]} | {
-        "n": values["n"],
-        "direction": word,
-    }
+    steered, plain = (_scores_of(r, paper, scores, names, backbone, parameters) for r in (row, rows[row.against]))
+    return {} if steered.empty or plain.empty else measure(steered, plain, metric)
 
 
 def _scores_of(row: Row, paper: Paper, scores, names, backbone: str, parameters: Parameters) -> pd.DataFrame:

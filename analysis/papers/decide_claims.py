@@ -8,16 +8,16 @@ import pandas as pd
 
 from ..study.files import write_atomically, write_table
 from ..study.results_layout import claims_folder
-from ..study.significance import holm, verdict
+from ..study.significance import decide as by_rule
+from ..study.significance import holm
 from .claim_inputs import NotRun, Study
 from .claim_rules import SIGNS, TESTS, Effect, cost
 from .claim_schema import Claim, Claims
 from .claims_page import page
 
-LEVEL = 0.05
 ENDS = ["effect", "low", "high"]
 COLUMNS = ["paper", "id", "where", "claim", "family", "test", "claimed", "line", "model", "effect", "low", "high", "unit",
-           "n", "p", "p (Holm)", "verdict", "reason", "notebook"]  # fmt: skip
+           "n", "changed", "detectable", "p", "p (Holm)", "verdict", "caveat", "reason", "notebook"]  # fmt: skip
 
 
 def decide(claims: Claims, study: Study) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def decide(claims: Claims, study: Study) -> pd.DataFrame:
         rows += [_row(claim, model, test) for model, test in found]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table[ENDS] = table[ENDS].round(6) + 0.0  # no -0
-    table["p (Holm)"] = table.groupby(["family", "model"])["p"].transform(_corrected)
+    table["p (Holm)"] = table.groupby(["family", "model"])["p"].transform(lambda p: holm(p))
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
     return table
 
@@ -52,19 +52,14 @@ def _row(claim: Claim, model: str, test) -> dict:
     return told | {"claimed": claim.test.sign} | {k: v for k, v in found.items() if k != "value"}
 
 
-def _corrected(p: pd.Series) -> pd.Series:
-    tested = p.notna()
-    return p.mask(tested, pd.Series(holm(p[tested]), p.index[tested]))
-
-
 def _verdict(row: dict) -> str:
-    """Supported or contradicted if the whole interval lies on that side of the line, and p, corrected, is below 5 %
-    where there is one; else inconclusive; "not run" without data."""
+    """By `significance.decide`; "inconclusive" where a caveat says that the numbers decide nothing, "not run" without
+    data."""
     if row["reason"]:
         return "not run"
-    if row["p (Holm)"] >= LEVEL:
+    if isinstance(row["caveat"], str) and row["caveat"]:
         return "inconclusive"
-    return verdict(row["low"], row["high"], SIGNS[row["claimed"]], row["line"])
+    return by_rule(row["low"], row["high"], row["p (Holm)"], SIGNS[row["claimed"]], row["line"])
 
 
 def write_claims(claims: Claims, study: Study) -> pd.DataFrame:
@@ -72,6 +67,6 @@ def write_claims(claims: Claims, study: Study) -> pd.DataFrame:
     table = decide(claims, study)
     folder = claims_folder(study.root)
     text = page(table, claims, study.parameters)
-    write_table(table.astype({"n": "Int64"}), folder / "claims.csv", "%.3g")
+    write_table(table.astype({"n": "Int64", "changed": "Int64"}), folder / "claims.csv", "%.3g")
     write_atomically(folder / "claims.md", lambda p: p.write_text(text))
     return table

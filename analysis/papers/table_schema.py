@@ -1,4 +1,4 @@
-"""What `papers/tables/*.yaml` may say: the tables of a paper, their rows and metrics, and what stands in for what."""
+"""What `papers/tables/*.yaml` and `papers/stand_ins.yaml` may say: a paper's tables, and what stands in for its metrics."""
 
 from __future__ import annotations
 
@@ -9,20 +9,36 @@ from ruamel.yaml import YAML
 
 from ..study.parameters import Parameters
 
+STAND_INS = "stand_ins.yaml"  # in the folder above the tables
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Column(_Strict):
+    """A column of the scores, times `factor`, how it is estimated, and what it sees and does not see."""
+
+    measured: str
+    estimator: str
+    sees: str
+    factor: float = 1
+    digits: int = 2
+
+
 class Metric(_Strict):
-    """A published metric: the column of the scores that stands in for it, of which events, times `factor`, and how that
-    is estimated; or `none`, why nothing does."""
+    """A published metric: the column of the scores that stands in for it, of which events; or `none`, why nothing does.
+
+    remark: what the paper's metric sees, where that is not what the column sees.
+    """
 
     measured: str | None = None
     events: list[str] = []
     factor: float = 1
     digits: int = 2
     estimator: str = ""
+    sees: str = ""
+    remark: str = ""
     none: str = ""
 
     @model_validator(mode="after")
@@ -33,21 +49,31 @@ class Metric(_Strict):
 
 
 class Model(_Strict):
-    """A paper's backbone: where its checkpoint is, and the backbone of params.yaml that stands in for it."""
+    """A paper's backbone: where its checkpoint is, and the backbone of params.yaml that stands in for it.
+
+    guidance_scale: that of the stand-in's videos. settings: steps and guidance of the paper's own runs, as the table, row
+    and column of published.csv that have them. options: other arguments of the pipeline. note: why it is not run, or what
+    its checkpoint is. remark: how the stand-in differs.
+    """
 
     model: str | None = None
     stand_in: str | None = None
     image: bool = True
+    guidance_scale: float = 1.0
+    settings: dict[str, tuple[str, str, str]] = {}
+    options: dict[str, str] = {}
     note: str = ""
+    remark: str = ""
 
 
 class Row(_Strict):
     """A row of a table: a backbone under a method of params.yaml.
 
-    against: the row that is its baseline. guidance_scale: 1 if not given. sweep: the only one to take scores from, where
-    several have the setting on other references. published, from: the row and table of published.csv, if named otherwise.
-    real: the method's settings on the real backbone, where they are not those of params.yaml. why: why the row is not run,
-    where that is not for want of its checkpoint.
+    against: the row that is its baseline. guidance_scale: the backbone's if not given. sweep: the only one to take scores
+    from, where several have the setting on other references. published, from: the row and table of published.csv, if named
+    otherwise. real: the method's settings on the real backbone, where they are not those of params.yaml. why: why the row is
+    not run, where that is not for want of its checkpoint. cost: the claim of claims.yaml that times the row's setting.
+    beside: the row shows another setting than the paper's, is marked as such and is not counted among its comparisons.
     """
 
     row: str
@@ -60,14 +86,24 @@ class Row(_Strict):
     table: str | None = Field(None, alias="from")
     real: list[dict] | None = None
     why: str = ""
+    cost: str | None = None
+    beside: bool = False
+
+    def scale(self, model: Model) -> float:
+        """The guidance scale of the row's videos on its stand-in."""
+        return model.guidance_scale if self.guidance_scale is None else self.guidance_scale
 
 
 class Table(_Strict):
-    """A table: its rows and metrics; or `listed`, what it is when it compares no methods."""
+    """A table: its rows and metrics; or `listed`, what it is when it compares no methods.
+
+    unguided: every row with a method is shown once more, marked, as it is without guidance.
+    """
 
     title: str
     about: str = ""
     listed: str = ""
+    unguided: bool = False
     metrics: list[str] = []
     rows: list[Row] = []
 
@@ -95,11 +131,30 @@ class Paper(_Strict):
         return self
 
 
-def load_paper(path: Path, parameters: Parameters) -> Paper:
-    """Read a table specification. Raises ValueError for unknown keys, and for methods, sweeps or backbones that
-    params.yaml does not have."""
+def load_stand_ins(path: Path) -> dict[str, dict[str, Metric]]:
+    """What stands in for the metrics of each paper. Raises ValueError for unknown keys and columns."""
+    found = YAML(typ="safe", pure=True).load(path.read_text())
     try:
-        paper = Paper.model_validate(YAML(typ="safe", pure=True).load(path.read_text()))
+        columns = {name: Column.model_validate(c).model_dump() for name, c in found["columns"].items()}
+        return {paper: {m: _metric(v, columns) for m, v in own.items()} for paper, own in found["metrics"].items()}
+    except (ValidationError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _metric(given: dict, columns: dict[str, dict]) -> Metric:
+    column = columns[given["use"]] if "use" in given else {}
+    return Metric.model_validate(column | {k: v for k, v in given.items() if k != "use"})
+
+
+def load_paper(path: Path, parameters: Parameters, stand_ins: Path | None = None) -> Paper:
+    """Read a table specification and what stands in for its metrics (`stand_ins.yaml` above the tables' folder).
+
+    Raises ValueError for unknown keys, and for methods, sweeps or backbones that params.yaml does not have.
+    """
+    given = YAML(typ="safe", pure=True).load(path.read_text())
+    metrics = load_stand_ins(stand_ins or path.parent.parent / STAND_INS)
+    try:
+        paper = Paper.model_validate(given | {"metrics": metrics[given["paper"]]})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {problems}") from None
@@ -109,4 +164,25 @@ def load_paper(path: Path, parameters: Parameters) -> Paper:
     for section, name in named:
         if name is not None and name not in getattr(parameters, section):
             raise ValueError(f"{path}: {name!r} is not in {section} of params.yaml")
-    return paper
+    tables = {name: _with_unguided(table, parameters) for name, table in paper.tables.items()}
+    return paper.model_copy(update={"tables": tables})
+
+
+def _with_unguided(table: Table, parameters: Parameters) -> Table:
+    """The table with a second, marked row after each that has a method, at guidance scale 1, where it asks for that."""
+    if not table.unguided:
+        return table
+    names = {r.row: _unguided_name(r, parameters) for r in table.rows if r.method}
+    rows = []
+    for row in table.rows:
+        rows.append(row)
+        if row.method:
+            change = {"row": names[row.row], "guidance_scale": 1.0, "published": row.published or row.row}
+            change |= {"against": names.get(row.against), "beside": True}
+            rows.append(row.model_copy(update=change))
+    return table.model_copy(update={"rows": rows})
+
+
+def _unguided_name(row: Row, parameters: Parameters) -> str:
+    own = any(part["method"] == "lowpass" for part in parameters.methods[row.method])
+    return f"{row.row}, without guidance" + (" (a form of this repository's own)" if own else "")

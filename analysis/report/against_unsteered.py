@@ -13,6 +13,7 @@ from methods.registry import from_dict
 
 from ..scoring.score import STRIPS
 from ..study.parameters import Parameters
+from ..study.score_columns import is_proportion
 from ..study.significance import holm, mean_interval, paired_difference
 from . import labels
 from .film_strips import outcomes
@@ -167,7 +168,7 @@ def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     for key, part in scores.groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | {"n": part["sample"].nunique()}
         for column in columns:
-            interval = mean_interval(part[column], part["sample"])
+            interval = mean_interval(part[column], part["sample"], proportion=is_proportion(column))
             named = zip((column, f"{column} low", f"{column} high"), interval, strict=True)
             row |= {name: MEASURES[column][1] * value for name, value in named}
         rows.append(row)

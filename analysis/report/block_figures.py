@@ -9,10 +9,9 @@ from scipy.stats import hypergeom
 
 from ..attention.calibrated_blocks import DEFINITION, MASK, Calibration, calibrate, jaccard
 from ..attention.foreground_ratio import DEFINITIONS, MASKS
-from ..study.significance import mean_interval, verdict
+from ..study.significance import mean_and_p
 from . import film_strips, labels, plots
-from .findings import interval, number
-from .method_findings import LEVEL
+from .findings import decided, interval, number
 from .token_outlines import outline, outlined_strip
 
 GRID = (5, 8, 8)  # latent frames, rows and columns of tokens of the testbed's videos
@@ -184,27 +183,28 @@ def verdicts(
         choose, test = by_block.iloc[::2], by_block.iloc[1::2]  # chosen on every second prompt, measured on the others
         gap = test[choose.mean().idxmax()] - test[choose.mean().idxmin()]
         found = [
-            ("blocks contribute unequally (5.2): highest minus lowest", len(test), 0.0, mean_interval(gap, test.index))
-        ]
-        found += [("sensitive blocks lie mostly in the first half (5.2)", prompts, 0.5, shipped.in_first_half())]
-        found += [("the calibrated list is stable: overlap of resampled lists", prompts, stable, shipped.stability())]
+            ("blocks contribute unequally (5.2): highest minus lowest", len(test), 0.0, _tested(gap, 0.0)),
+            # An interval over prompts does not tell a place from chance: p is against a blind choice of as many blocks.
+            ("sensitive blocks lie mostly in the first half (5.2)", prompts, 0.5,
+             (*shipped.in_first_half(), chance_of_place(shipped))),
+            ("the calibrated list is stable: overlap of resampled lists", prompts, stable,
+             (*shipped.stability(), float("nan"))),
+        ]  # fmt: skip
         accuracy = agreement[backbone][agreement[backbone]["measure"] == "balanced accuracy"]
         for mask in MASKS[1:]:
             own = accuracy[accuracy["mask"] == mask].groupby("sample")["value"].mean()
             claim = f"PCA mask of the {LATENTS[mask]} finds the foreground (F.2): balanced accuracy"
-            found.append((claim, prompts, CLEAR, mean_interval(own, own.index)))
-        for claim, n, line, (mean, low, high) in found:
+            found.append((claim, prompts, CLEAR, _tested(own, CLEAR)))
+        for claim, n, line, (mean, low, high, p) in found:
             words = f"{number(mean, 3)} ({interval(low, high, 3)}); line {line:g}"
-            decided = verdict(low, high, 1, line)
-            if (
-                "first half" in claim
-            ):  # as the claims have it: an interval over prompts does not tell a place from chance
-                p = chance_of_place(shipped)
-                words, decided = f"{words}; p {p:.2f}", decided if p < LEVEL else "inconclusive"
-            rows.append(
-                {"backbone": labels.backbone(backbone), "claim": claim, "effect": words, "n": n, "verdict": decided}
-            )
-    return pd.DataFrame(rows)
+            row = {"backbone": labels.backbone(backbone), "claim": claim, "effect": words, "n": n}
+            rows.append(row | {"low": low, "high": high, "p": p, "sign": 1, "line": line})
+    return decided(rows, "backbone")
+
+
+def _tested(values: pd.Series, line: float) -> tuple[float, float, float, float]:
+    test = mean_and_p(values, values.index, line=line)
+    return test["mean"], test["low"], test["high"], test["p"]
 
 
 def found(ratios: dict[str, pd.DataFrame], rows: pd.DataFrame, threshold: float) -> list[str]:

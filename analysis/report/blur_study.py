@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..attention import recording_summaries as attention
 from ..study.parameters import Parameters, sweeps_by_backbone
-from ..study.significance import holm, paired_difference, verdict
+from ..study.significance import holm, paired_difference
 from . import labels
-from .findings import effect, interval, number
+from .findings import decided, effect, interval, number
 from .score_tables import sweep_table
 
 ADHERENCE, FLOW, FIDELITY = "adherence (points)", "flow (px / frame)", "background fidelity (dB)"
@@ -84,9 +84,8 @@ def _change(a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict:
     ends = {k: found[k] for k in ("difference", "low", "high")}
     if column == "adherence":
         ends = {k: 100 * v for k, v in ends.items()}
-    elif found["gained"] == found["lost"] == 0:  # pixels and decibels: no change has no interval of a proportion
-        ends |= {"low": 0.0, "high": 0.0}
-    return ends | {k: found[k] for k in ("n", "gained", "lost", "p")}
+    at_margin = paired_difference(a, b, column, line=-1.0)["p"] if column == "background_psnr" else float("nan")
+    return ends | {k: found[k] for k in ("n", "gained", "lost", "p")} | {"p at -1": at_margin}
 
 
 def ratios_table(studies: dict[str, Blurred]) -> pd.DataFrame:
@@ -96,7 +95,7 @@ def ratios_table(studies: dict[str, Blurred]) -> pd.DataFrame:
 
 
 def claims(changes: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
-    """AlignVid's claims about blur by one rule: columns backbone, claim, effect, n, verdict."""
+    """AlignVid's claims about blur by one rule: columns backbone, claim, effect, n, p (Holm), verdict."""
     levels = sorted(changes["blur sigma (px)"].unique())
     mild, strong = levels[0], levels[-1]
     of_videos = [
@@ -121,14 +120,15 @@ def claims(changes: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
             row, unit = mine.loc[(measure, level)], measure.split("(")[-1].rstrip(")")
             words = effect(*row[["difference", "low", "high"]], unit, digits=1 if measure != FLOW else 3)
             rows.append({"backbone": name, "claim": claim, "effect": f"σ {level:g} px: {words}", "n": int(row["n"])})
-            rows[-1] |= {"verdict": verdict(row["low"], row["high"], sign, line)}
+            p = row["p"] if line == 0 else row["p at -1"]
+            rows[-1] |= {"low": row["low"], "high": row["high"], "p": p, "sign": sign, "line": line}
         ratio = ratios[ratios["backbone"] == b].set_index("measure")
         for claim, names, sign in of_attention:
             for row in (ratio.loc[n] for n in names if n in ratio.index):
                 words = f"ratio {number(row['mean'], 4)} ({interval(row['low'], row['high'], 4)})"
                 rows.append({"backbone": name, "claim": claim, "effect": words, "n": int(row["n"])})
-                rows[-1] |= {"verdict": verdict(row["low"], row["high"], sign, 1)}
-    return pd.DataFrame(rows)
+                rows[-1] |= {"low": row["low"], "high": row["high"], "p": row["p"], "sign": sign, "line": 1}
+    return decided(rows, "backbone")
 
 
 def findings(changes: pd.DataFrame, ratios: pd.DataFrame) -> list[str]:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from ..attention.recording_summaries import dominance
-from ..study.significance import verdict
+from ..study.significance import sign_flip_p
 from . import labels
 from .dominance_figures import DISTANCE, DOMINANCE, FIDELITY, FLOW, MOVED, MOVED_ASKED, Twins, change_interval
-from .findings import effect, side
+from .findings import decided, effect, side
 
 
 def gaps(own: Twins) -> dict[str, pd.Series]:
@@ -34,13 +34,14 @@ def slopes(pairs: pd.DataFrame, measure: str) -> pd.Series:
 
 
 def claims(twins: dict[str, Twins], pairs: pd.DataFrame) -> pd.DataFrame:
-    """DyMoS's observations, each decided on each backbone by one rule: columns backbone, claim, effect, n, verdict."""
+    """DyMoS's observations, each decided on each backbone by one rule: columns backbone, claim, effect, n, p (Holm),
+    verdict."""
     rows = []
     for b, own in twins.items():
         mine, gap = pairs[pairs["backbone"] == b], gaps(own)
         best = nearest(mine)
         wide = mine.pivot(index="sample", columns="gamma", values=DISTANCE)
-        decided = [
+        tested = [
             ("later frames look more at frame 0 than in the twin (3.1)", gap["early"], 1, "points"),
             ("most so in early steps (3.1)", gap["more in early steps"], 1, "points"),
             ("attention to frame 0 falls with γ (3.2)", slopes(mine, DOMINANCE), -1, "points per unit of γ"),
@@ -49,11 +50,12 @@ def claims(twins: dict[str, Twins], pairs: pd.DataFrame) -> pd.DataFrame:
             (f"attention is nearer to the twin's at γ {best:g} than at 0 (3.2)", wide[best] - wide[0.0], -1, "nats"),
             ("fidelity to the background falls with γ (4)", slopes(mine, FIDELITY), -1, "dB per unit of γ"),
         ]
-        for claim, values, sign, unit in decided:
+        for claim, values, sign, unit in tested:
             mean, low, high = change_interval(values)
             row = {"backbone": labels.backbone(b), "claim": claim, "effect": effect(mean, low, high, unit, digits=3)}
-            rows.append(row | {"n": len(values), "verdict": verdict(low, high, sign)})
-    return pd.DataFrame(rows)
+            row |= {"n": len(values), "low": low, "high": high, "p": sign_flip_p(values), "sign": sign}
+            rows.append(row)
+    return decided(rows, "backbone")
 
 
 def findings(twins: dict[str, Twins], pairs: pd.DataFrame, changes: pd.DataFrame, shown: float) -> list[str]:

@@ -82,10 +82,7 @@ def pairs_table(twins: dict[str, Twins]) -> pd.DataFrame:
 
 
 def change_interval(values: pd.Series) -> tuple[float, float, float]:
-    """(mean, low, high) of changes, one per pair. Changes that are all equal have no spread: an interval of a proportion,
-    which `mean_interval` takes for values that are all 0 or all 1, would be wrong for pixels and decibels."""
-    if values.nunique() == 1:
-        return (float(values.iloc[0]),) * 3
+    """(mean, low, high) of changes, one per pair."""
     return mean_interval(values, values.index)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..study.significance import paired_difference, verdict
+from ..study.significance import paired_difference
 from . import labels
 from .entropy_figures import PANELS, Scaled
-from .findings import effect, interval, number, side
+from .findings import decided, effect, interval, number, side
 
 INNER, REFERENCE = PANELS["entropy within the conditions"], PANELS["share of the reference"]
 
@@ -18,34 +18,34 @@ def _lifted(own: Scaled, gamma: float) -> dict[str, float]:
 
 
 def claims(studies: dict[str, Scaled], ratios: pd.DataFrame, correlations: pd.DataFrame, gamma: float) -> pd.DataFrame:
-    """AlignVid's claims on each backbone by one rule: columns backbone, claim, effect, n, verdict."""
+    """AlignVid's claims on each backbone by one rule: columns backbone, claim, effect, n, p (Holm), verdict."""
     rows = []
     for b, own in studies.items():
         ratio = ratios[(ratios["backbone"] == b) & (ratios["gamma"] == gamma)].set_index("measure")
-        decided = []
+        tested = []
         for name in [n for n in own.names if n.startswith(("entropy", "largest"))]:
             word, sign = ("lowers", -1) if name.startswith("entropy") else ("raises", 1)
             claim = f"scaling {word}: {name} (section 4, figure 3)"
-            decided.append((claim, *ratio.loc[name, ["mean", "low", "high"]], sign, 1, "ratio"))
+            tested.append((claim, *ratio.loc[name, ["mean", "low", "high", "p"]], sign, 1, "ratio"))
         name = own.measure(REFERENCE)
         claim = "scaling takes attention off the reference (figure 3)"
-        decided.append((claim, *ratio.loc[name, ["mean", "low", "high"]], -1, 1, "ratio"))
+        tested.append((claim, *ratio.loc[name, ["mean", "low", "high", "p"]], -1, 1, "ratio"))
         own_rows = correlations[correlations["backbone"] == b].set_index("measure")
         row = own_rows.loc[own.measure(INNER)]
         claim = "between samples, lower entropy goes with prompts followed"
-        decided.append((claim, *row[["between: ρ", "low", "high"]], -1, 0, "ρ"))
+        tested.append((claim, *row[["between: ρ", "low", "high", "p"]], -1, 0, "ρ"))
         claim = "within samples, falling entropy goes with prompts gained"
-        decided.append((claim, *row[["within: ρ", "within low", "within high"]], -1, 0, "ρ"))
+        tested.append((claim, *row[["within: ρ", "within low", "within high", "within p"]], -1, 0, "ρ"))
         change = _lifted(own, gamma)
         values = [100 * change[k] for k in ("difference", "low", "high")]
-        decided.append(("scaling everywhere raises adherence", *values, 1, 0, "points"))
-        for claim, value, low, high, sign, line, unit in decided:
+        tested.append(("scaling everywhere raises adherence", *values, change["p"], 1, 0, "points"))
+        for claim, value, low, high, p, sign, line, unit in tested:
             words = effect(value, low, high, unit)
             if unit != "points":
                 words = f"{unit} {number(value, 3)} ({interval(low, high, 3)})"
             row = {"backbone": labels.backbone(b), "claim": claim, "effect": words, "n": len(own.plain)}
-            rows.append(row | {"verdict": verdict(low, high, sign, line)})
-    return pd.DataFrame(rows)
+            rows.append(row | {"low": low, "high": high, "p": p, "sign": sign, "line": line})
+    return decided(rows, "backbone")
 
 
 def findings(studies: dict[str, Scaled], ratios: pd.DataFrame, correlations: pd.DataFrame, gamma: float) -> list[str]:

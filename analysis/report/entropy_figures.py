@@ -150,7 +150,7 @@ def adherence_figure(studies: dict[str, Scaled]):
             for event, part in plain.groupby("main_category"):
                 y = part["adherence"] + rng.uniform(-0.25, 0.25, len(part))
                 ax.scatter(part[name], y, s=22, alpha=0.8, color=EVENT_COLOURS[event], label=labels.EVENTS[event])
-            rho, low, high = rank_correlation(plain[name], plain["adherence"])
+            rho, low, high, _ = rank_correlation(plain[name], plain["adherence"])
             words = f"ρ = {number(rho, 2)} ({interval(low, high, 2)}), n = {len(plain)}"
             ax.set(xlabel=f"{name} (nats)", ylim=(-0.6, 1.6), title=words)
             ax.title.set_fontsize(10)
@@ -190,7 +190,7 @@ def correlations(studies: dict[str, Scaled]) -> pd.DataFrame:
             between = rank_correlation(plain[name], plain["adherence"])
             within = rank_correlation(last[name] - plain[name], gain)
             row = {"backbone": b, "measure": name, "n": len(plain)}
-            row |= dict(zip(("between: ρ", "low", "high"), between, strict=True))
-            row |= dict(zip(("within: ρ", "within low", "within high"), within, strict=True))
+            row |= dict(zip(("between: ρ", "low", "high", "p"), between, strict=True))
+            row |= dict(zip(("within: ρ", "within low", "within high", "within p"), within, strict=True))
             rows.append(row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())})
     return pd.DataFrame(rows)

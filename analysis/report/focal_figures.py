@@ -9,10 +9,10 @@ from PIL import Image
 
 from ..study.benchmark_samples import load_samples
 from ..study.parameters import Parameters
-from ..study.significance import holm, mean_interval, paired_difference, verdict
+from ..study.significance import holm, mean_and_p, paired_difference
 from . import labels
 from .film_strips import film_figure, outcomes
-from .findings import effect, interval, number, side
+from .findings import decided, effect, interval, number, side
 from .plots import load_strips
 from .score_tables import sweep_table
 from .tuning_figures import difference_forest, nothing_changed
@@ -39,10 +39,12 @@ def pointing_table(words: pd.DataFrame) -> pd.DataFrame:
     object clearly (above 3/4) and away from it (below 1/4), and how many words and prompts there are."""
     rows = []
     for kind, part in named_words(words).groupby("kind", sort=False):
-        mean, low, high = mean_interval(part["auc"], part["sample"])
+        found = mean_and_p(part["auc"], part["sample"], line=0.5)
         shares = {"points at": (part["auc"] > 0.75).mean(), "points away": (part["auc"] < 0.25).mean()}
         counts = {"words": len(part), "prompts": part["sample"].nunique()}
-        rows.append({"kind": kind, "auc": mean, "low": low, "high": high} | shares | counts)
+        rows.append(
+            {"kind": kind, "auc": found["mean"]} | {k: found[k] for k in ("low", "high", "p")} | shares | counts
+        )
     return pd.DataFrame(rows)
 
 
@@ -231,16 +233,11 @@ def verdicts(words: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     for row in pointing_table(words).to_dict("records"):
         claim = f"The negative similarity points at the object on average: {row['kind']} words (Eq. 6)."
         told_ = f"area {number(row['auc'], 2)} ({interval(row['low'], row['high'], 2)}), chance 0.5"
-        rows.append(
-            {
-                "claim": claim,
-                "effect": told_,
-                "n": row["prompts"],
-                "verdict": verdict(row["low"], row["high"], -1, 0.5),
-            }
-        )
+        tested = {k: row[k] for k in ("low", "high", "p")}
+        rows.append({"claim": claim, "effect": told_, "n": row["prompts"], "sign": -1, "line": 0.5} | tested)
     for row in effects[effects["measure"] == "adherence"].to_dict("records"):
         claim = f"{row['setting']} raises adherence without training (table 3)."
         told_ = _effect(row)
-        rows.append({"claim": claim, "effect": told_, "n": row["n"], "verdict": verdict(row["low"], row["high"], 1)})
-    return pd.DataFrame(rows)
+        tested = {k: row[k] for k in ("low", "high", "p")}
+        rows.append({"claim": claim, "effect": told_, "n": row["n"], "sign": 1, "line": 0.0} | tested)
+    return decided(rows)

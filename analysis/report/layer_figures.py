@@ -13,9 +13,9 @@ from testbed.world import COLOURS
 
 from ..attention.keyword_anchors import object_mask
 from ..attention.semantic_layers import SPACES, weak_layers
-from ..study.significance import mean_interval, paired_difference, verdict
+from ..study.significance import mean_and_p, paired_difference
 from . import labels, plots
-from .findings import effect, interval, number
+from .findings import decided, effect, interval, number
 from .token_outlines import outline
 
 MEASURES = {"morans_i": "Moran's I", "std": "standard deviation"}
@@ -75,14 +75,14 @@ def profile(scores: pd.DataFrame):
     return figure
 
 
-def agreement_of_measures(scores: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """(backbone, space) -> rank correlation over blocks of the two measures: mean over prompts, low, high."""
+def agreement_of_measures(scores: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """(backbone, space) -> rank correlation over blocks of the two measures: mean over prompts, low, high, n, p."""
     found = {}
     for case, part in _panels(scores[scores["words"] == "keywords"]).items():
         means = part.groupby(["sample", "block"])[list(MEASURES)].mean()
         ranks = means.groupby("sample").rank()
         rho = ranks.groupby("sample").apply(lambda d: d["morans_i"].corr(d["std"]))
-        found[case] = mean_interval(rho, rho.index)
+        found[case] = mean_and_p(rho, rho.index)
     return found
 
 
@@ -97,7 +97,7 @@ def agreement(scores: pd.DataFrame):
             ax.annotate(
                 f"{block}", (row["morans_i"], row["std"]), xytext=(4, 3), textcoords="offset points", fontsize=8
             )
-        value, low, high = rho[case]
+        value, low, high = (rho[case][k] for k in ("mean", "low", "high"))
         ax.set(xlabel="Moran's I", title=f"{_name(case, part)}\nρ {number(value, 2)} ({interval(low, high, 2)})")
         ax.title.set_size(9)
         ax._left_title.set_size(9)
@@ -191,13 +191,14 @@ def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
             pair = (x.assign(seed=0).groupby(["sample", "seed"], as_index=False)["morans_i"].mean() for x in (a, b))
             d = paired_difference(*pair, "morans_i")
             words = effect(d["difference"], d["low"], d["high"], "of Moran's I", digits=3)
-            rows.append(where | {"claim": f"{case[1]}: {claim}", "effect": words, "n": d["n"],
-                                 "verdict": verdict(d["low"], d["high"], sign)})  # fmt: skip
-        value, low, high = rho[case]
+            tested = {k: d[k] for k in ("n", "low", "high", "p")}
+            rows.append(where | {"claim": f"{case[1]}: {claim}", "effect": words, "sign": sign} | tested)
+        value, low, high = (rho[case][k] for k in ("mean", "low", "high"))
         words = f"ρ {number(value, 2)} ({interval(low, high, 2)})"
-        rows.append(where | {"claim": f"{case[1]}: both measures agree over blocks (Fig. 2)", "effect": words,
-                             "n": keywords["sample"].nunique(), "verdict": verdict(low, high, 1)})  # fmt: skip
-    return pd.DataFrame(rows)
+        tested = {k: rho[case][k] for k in ("n", "low", "high", "p")}
+        rows.append(where | {"claim": f"{case[1]}: both measures agree over blocks (Fig. 2)", "effect": words} | tested)
+        rows[-1]["sign"] = 1
+    return decided(rows, "backbone")
 
 
 def found(table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..study.parameters import load_parameters
 from ..study.results_layout import SCORES, SMALL, STRIPS, sweep_folder
+from ..study.score_columns import is_proportion
 from ..study.significance import mean_interval
 from . import labels
 from .score_tables import sweep_table
@@ -23,7 +24,7 @@ def summarise(scores: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     """Mean, 95 % bootstrap interval over prompts and number of prompts of `column` for each group."""
     rows = []
     for keys, group in scores.groupby(by, sort=False):
-        mean, low, high = mean_interval(group[column], group["sample"])
+        mean, low, high = mean_interval(group[column], group["sample"], proportion=is_proportion(column))
         rows.append(
             {**dict(zip(by, keys, strict=True)), "mean": mean, "low": low, "high": high, "n": group["sample"].nunique()}
         )

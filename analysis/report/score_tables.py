@@ -28,7 +28,7 @@ def sweep_table(
     """A table of one sweep: `scores.csv`, or one of ATTENTION of a recorded sweep. Raises NoTables if it is not there,
     ValueError for an unknown sweep."""
     folder = sweep_folder(parameters, sweep, results)
-    return _read(folder / table, f"{'score' if table == SCORES else 'attention'} {sweep}")
+    return _read(folder / table, f"score {sweep}")
 
 
 def study_table(study: str, backbone: str, table: str, results: Path | str = "results") -> pd.DataFrame:

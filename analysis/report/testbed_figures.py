@@ -49,7 +49,7 @@ def findings(studies: dict[str, dict[str, pd.DataFrame]], parameters: Parameters
     followed, failures, guided = [], [], []
     for b, study in studies.items():
         plain, name = study["baseline"], f"the {labels.backbone(b)}"
-        mean = [100 * v for v in mean_interval(plain["adherence"], plain["sample"])]
+        mean = [100 * v for v in mean_interval(plain["adherence"], plain["sample"], proportion=True)]
         followed.append(f"{name} follows {level(*mean, n=plain['sample'].nunique())}")
         wrong = plain[plain[OUTCOME] != "followed"]
         failures.append(f"{name} {number(100 * (wrong[OUTCOME] == 'still copy').mean(), 0)} %")
@@ -106,7 +106,7 @@ def outcome_table(studies: dict[str, dict[str, pd.DataFrame]]) -> pd.DataFrame:
         for setting, part in with_guidance(study).items():
             for event in (*labels.EVENTS, "all"):
                 own = part if event == "all" else part[part["main_category"] == event]
-                _, low, high = mean_interval(own["adherence"], own["sample"])
+                _, low, high = mean_interval(own["adherence"], own["sample"], proportion=True)
                 shares = {o: 100 * (own[OUTCOME] == o).mean() for o in labels.OUTCOMES}
                 row = {"backbone": b, "setting": setting, "event": event, "n": own["sample"].nunique()}
                 rows.append(row | shares | {"low": 100 * low, "high": 100 * high})
@@ -183,7 +183,7 @@ def controls(studies: dict[str, dict[str, pd.DataFrame]], seed: int) -> pd.DataF
     rows |= {("blind", name): group for name, group in blind.groupby("video")}
     table = []
     for (name, setting), part in rows.items():
-        mean, low, high = (100 * v for v in mean_interval(part["adherence"], part["sample"]))
+        mean, low, high = (100 * v for v in mean_interval(part["adherence"], part["sample"], proportion=True))
         row = {"backbone": name, "setting": setting, "n": part["sample"].nunique(), "adherence %": mean}
         table.append(row | {"low": low, "high": high, "macro %": 100 * part["macro"].mean()})
     return pd.DataFrame(table).round(1)

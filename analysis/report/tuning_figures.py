@@ -13,10 +13,11 @@ import pandas as pd
 
 from ..scoring.score import STRIPS as KEPT
 from ..study.parameters import Parameters
-from ..study.significance import holm, mean_interval, paired_difference, verdict
+from ..study.score_columns import is_proportion
+from ..study.significance import holm, mean_interval, paired_difference
 from .against_unsteered import on_common_samples
 from .film_strips import film_figure, outcomes
-from .findings import effect, interval, level, number, side
+from .findings import decided, effect, interval, level, number, side
 from .plots import load_strips
 from .score_tables import sweep_table
 
@@ -107,7 +108,7 @@ def compare(found: dict[str, pd.DataFrame], pairs: list[tuple[str, str, str]], c
 def nothing_changed(difference: dict, videos: int) -> str:
     """Words for a `paired_difference` of which no prompt changed, "" if one did. Its interval would be that of a proportion,
     which is wide and says nothing about this comparison."""
-    if difference["difference"] != 0 or difference["p"] != 1 or difference["low"] != -difference["high"]:
+    if difference["changed"]:
         return ""
     if difference["gained"] == difference["lost"] == 0:
         return f"0 of {videos} videos changed"
@@ -118,7 +119,9 @@ def levels(found: dict[str, pd.DataFrame], column: str) -> pd.DataFrame:
     """Mean of a measure in percent, with its interval over prompts, of each setting."""
     rows = []
     for setting, part in found.items():
-        mean, low, high = (100 * x for x in mean_interval(part[column], part["sample"]))
+        mean, low, high = (
+            100 * x for x in mean_interval(part[column], part["sample"], proportion=is_proportion(column))
+        )
         rows.append({"setting": setting, "mean": mean, "low": low, "high": high, "n": part["sample"].nunique()})
     return pd.DataFrame(rows)
 
@@ -318,11 +321,10 @@ def verdicts(found: dict[str, pd.DataFrame], more: list[tuple[str, str, str]], *
         tuned = (value[ALL] - value[CONTROL]).reset_index()
         untuned = (value[GUIDED] - value[UNTUNED]).reset_index()
         tested.append(("Guidance and tuning are synergistic.", paired_difference(tuned, untuned, "adherence")))
-    p = holm([d["p"] for _, d in tested])
     rows = []
-    for (claim, d), corrected in zip(tested, p, strict=True):
+    for claim, d in tested:
         low, high = 100 * d["low"], 100 * d["high"]
-        words = f"{number(100 * d['difference'], sign=True)} points ({interval(low, high)}), p {corrected:.2f}"
+        words = f"{number(100 * d['difference'], sign=True)} points ({interval(low, high)})"
         words = nothing_changed(d, len(found[UNTUNED])) or words
-        rows.append({"claim": claim, "effect": words, "n": d["n"], "verdict": verdict(low, high, 1)})
-    return pd.DataFrame(rows)
+        rows.append({"claim": claim, "effect": words, "n": d["n"], "low": low, "high": high, "p": d["p"], "sign": 1})
+    return decided(rows)

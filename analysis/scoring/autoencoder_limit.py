@@ -24,7 +24,8 @@ from .fidelity import psnr
 
 
 @lru_cache(maxsize=1)
-def _autoencoder(checkpoint: str):
+def autoencoder(checkpoint: str):
+    """The autoencoder of a checkpoint, in the form that generation uses."""
     vae = AutoModel.from_pretrained(checkpoint, subfolder="vae").eval()
     convolve_directly(vae)
     return vae
@@ -40,7 +41,7 @@ def round_trip(vae, video: np.ndarray) -> np.ndarray:
 def _one(sample, checkpoint: str) -> list[dict]:
     record, scene, event = sample
     video = render(scene, event)
-    decoded, oracle, pristine = round_trip(_autoencoder(checkpoint), video), Oracle(), Oracle()
+    decoded, oracle, pristine = round_trip(autoencoder(checkpoint), video), Oracle(), Oracle()
     return [
         {
             "sample": record["id"],

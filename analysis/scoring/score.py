@@ -17,6 +17,7 @@ from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import SCORES, runs_folder, sweep_folder
 from ..study.results_layout import STRIPS as STRIPS_FILE
+from ..study.score_columns import COLUMNS
 from .score_video import DIGITS, load_video, score_video
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
@@ -38,7 +39,7 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     rows = list(track(results, len(manifest), f"score {sweep}"))
     table = score_table(rows, sweep)
     if not parameters.full_size:  # their first videos are the same
-        first = [s["id"] for s in list(samples.values())[:STRIPS]]
+        first = list(dict.fromkeys(r["sample"] for r in manifest))[:STRIPS]
         sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
         write_atomically(out / STRIPS_FILE, lambda path: write_sheet(sheet, path))
     write_table(table, out / SCORES)
@@ -50,7 +51,7 @@ def score_table(rows: list[dict], sweep: str) -> pd.DataFrame:
     table = pd.DataFrame(rows).round(DIGITS).assign(sweep=sweep)
     table.columns = [c.replace("-", "_") for c in table.columns]
     kinds = ["main_category", "sub_category", "domain"]
-    return table.reindex(columns=[*SETTINGS, *kinds, "status", "reason", "answers", "adherence", *DIGITS])
+    return table.reindex(columns=[*SETTINGS, *kinds, "status", "reason", "answers", *COLUMNS])
 
 
 def write_sheet(sheet: np.ndarray, path: Path) -> None:

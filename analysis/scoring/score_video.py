@@ -10,19 +10,14 @@ import numpy as np
 
 from testbed.oracle import Oracle, displacement
 
+from ..study.score_columns import COLUMNS
 from ..study.video_files import load_reference, read_video
 from .fidelity import fidelity
+from .objects import object_measures
 from .optical_flow import pair_scores
 
 # Columns that are rounded, to so many decimals.
-DIGITS = {
-    "macro": 4,
-    "displacement_px": 2,
-    "flow_px": 2,
-    "first_psnr": 1,
-    "background_psnr": 1,
-    "sharpness_retention": 3,
-}
+DIGITS = {name: column.digits for name, column in COLUMNS.items() if column.digits is not None}
 
 
 def answer_all(evaluator, video: np.ndarray | None, questions: list[dict]) -> dict:
@@ -57,6 +52,17 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
     out |= answer_all(oracle, video, sample["questions"])
     if video is not None:
         reference = np.asarray(load_reference(Path(row["reference"])))
-        out |= {"displacement_px": displacement(*oracle.parse(video)), "flow_px": float(pair_scores(video).mean())}
-        out |= fidelity(video, reference)
+        copy = answer_all(Oracle(), np.repeat(reference[None], frames, axis=0), sample["questions"])
+        out["still_copy"] = int(not out["adherence"] and out["answers"] == copy["answers"])
+        out |= {"displacement_px": displacement(*oracle.parse(video))} | motion(video)
+        out |= object_measures(video, reference, sample["questions"]) | fidelity(video, reference)
     return out
+
+
+def motion(video: np.ndarray) -> dict[str, float]:
+    """Optical flow of the whole video and of its quarters, in px / frame, and VBench's temporal flickering: 1 less the mean
+    absolute difference of neighbouring frames over 255. uint8 (T, H, W, 3)."""
+    flow = pair_scores(video)
+    quarters = {f"flow_q{i}": float(part.mean()) for i, part in enumerate(np.array_split(flow, 4), start=1)}
+    difference = np.abs(np.diff(video.astype(np.float32), axis=0)).mean()
+    return {"flow_px": float(flow.mean())} | quarters | {"temporal_flickering": float(1 - difference / 255)}

@@ -67,11 +67,14 @@ def expand(parameters: Parameters, sweep_name: str, *, checked: bool = True) -> 
     sweep = parameters.sweeps[sweep_name]
     backbone = parameters.backbones[sweep.backbone]
     samples = load_samples(parameters.benchmark.folder)
-    if sweep.samples > len(samples):
-        raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(samples)}")
+    chosen = [i for i, s in enumerate(samples) if s["main-category"] in sweep.categories or not sweep.categories]
+    if sweep.samples > len(chosen):
+        of = f" of {', '.join(sweep.categories)}" if sweep.categories else ""
+        raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(chosen)}{of}")
+    chosen = chosen[: sweep.samples]
     weights = weights_hash(sweep.backbone, backbone)
     sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "delta", "fps"}, exclude_none=True))
-    images = _images(parameters, sweep_name, samples[: sweep.samples])
+    images = _images(parameters, sweep_name, [samples[i] for i in chosen])
     record = canonical(sweep.record.model_dump()) if sweep.record else ""
     check_projections(sweep.backbone, backbone, weights, [s for m in sweep.methods for s in parameters.methods[m]])
     cells = []
@@ -79,7 +82,8 @@ def expand(parameters: Parameters, sweep_name: str, *, checked: bool = True) -> 
         steering, code = parameters.methods[method], ""
         if steering or record or blur:
             code = program_hash(steering, backbone.pipeline, blurred=blur > 0)
-        for i, sample in enumerate(samples[: sweep.samples]):
+        for i in chosen:
+            sample = samples[i]
             prompt = sample["prompt"] if sweep.prompts == "own" else samples[donor_of(i, samples)]["prompt"]
             noise = int.from_bytes(hashlib.sha256(f"{sample['id']}/{seed}".encode()).digest()[:4], "little")
             if (sample["id"], seed) not in images:

@@ -64,8 +64,8 @@ class FullSize(_Strict):
 
 
 class Sweep(_Strict):
-    """A grid of cells: every method, guidance scale and blur, on the first `samples` samples, for every seed; `full` says
-    how many there are in the full-size run."""
+    """A grid of cells: every method, guidance scale and blur, on the first `samples` samples (of `categories`, the main
+    ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run."""
 
     backbone: str
     samples: Annotated[int, Field(ge=1)]
@@ -74,6 +74,7 @@ class Sweep(_Strict):
     blur: Annotated[list[Sigma], Field(min_length=1)] = [0.0]
     methods: Annotated[list[str], Field(min_length=1)] = ["none"]
     prompts: Literal["own", "shuffled"] = "own"
+    categories: list[str] = []
     reference: str = "own"
     record: Recorded | None = None
     full: FullSize | None = None

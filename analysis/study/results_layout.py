@@ -101,6 +101,11 @@ def autoencoder_file(backbone: str, results: Path | str = SMALL) -> Path:
     return Path(results) / "autoencoder" / f"{lineage_of(backbone)}.csv"
 
 
+def instruments_file(backbone: str, results: Path | str = SMALL) -> Path:
+    """The table of how far each measure is from the truth, behind the autoencoder of a backbone's lineage."""
+    return Path(results) / "instruments" / f"{lineage_of(backbone)}.csv"
+
+
 def bench_folder(results: Path | str = SMALL) -> Path:
     """The folder of the tables that `make bench` writes, named after the kind of machine."""
     return Path(results) / "bench"

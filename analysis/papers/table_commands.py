@@ -1,0 +1,63 @@
+"""Why a cell of a paper's table has no number, and the command that makes the row's video."""
+
+from __future__ import annotations
+
+import json
+
+from ..study.parameters import Parameters
+from .table_schema import Metric, Model, Row
+
+OLDER = "scored before this column existed"
+
+
+def sweeps_of(row: Row, model: Model, parameters: Parameters) -> list[str]:
+    """The sweeps of params.yaml that make the videos of a row, on samples' own references unless the row names one."""
+    scale = row.scale(model)
+    return [
+        name
+        for name, s in parameters.sweeps.items()
+        if (row.sweep == name if row.sweep else s.reference == "own" and s.prompts == "own")
+        and (s.backbone == model.stand_in and row.method in s.methods and scale in s.guidance_scale and 0.0 in s.blur)
+    ]
+
+
+def command(row: Row, model: Model, parameters: Parameters, published: dict, paper: str) -> str:
+    """What makes a video of this row on the paper's backbone, with `methods` alone; "" where nothing here can.
+
+    Steps and guidance are the paper's own, where published.csv has them; the guidance is the row's, where a row is about
+    one, and else the scale at which the stand-in is measured.
+    """
+    settings = row.real if row.real is not None else parameters.methods.get(row.method)
+    if model.model is None or settings is None:
+        return ""
+    own = {name: published[(paper, *where)]["value"] for name, where in model.settings.items()}
+    guidance = own.get("guidance", model.guidance_scale) if row.guidance_scale is None else row.guidance_scale
+    words = ["python -m methods generate", f"--model {model.model}"]
+    words += ["--image IMAGE.png"] if model.image else []
+    words += ["--prompt PROMPT"] + ([f"--steps {own['steps']}"] if "steps" in own else []) + [f"--guidance {guidance}"]
+    words += [f"--pipe {name}={value}" for name, value in model.options.items()]
+    words += [f"--method '{json.dumps(s)}'" for s in settings]
+    return " ".join([*words, "-o VIDEO.mp4"])
+
+
+def explain(found: dict, row: Row, model: Model, metric: Metric, parameters: Parameters, real: str) -> dict:
+    """Why a cell has no number, and what would give it one: a sweep, if one has the row's setting and was not run or not
+    scored since; else `real`, the command on the paper's backbone, which a cell with a number has, too."""
+    state, reason = found["measured"], found.get("reason", "")
+    if state == "no stand-in":
+        return {"reason": metric.none, "command": real}
+    if state != "not run":
+        return {"command": real}
+    todo = sweeps_of(row, model, parameters)
+    if reason:
+        return {"command": f"python -m analysis score {todo[0]}" if reason == OLDER and todo else ""}
+    if todo:
+        return {
+            "reason": f"no scores of {row.method} at guidance {row.scale(model)} on {model.stand_in}",
+            "command": f"python -m analysis generate {todo[0]} && python -m analysis score {todo[0]}",
+        }
+    needed = f"needs {model.model}" if model.model and not model.stand_in else ""
+    if model.stand_in and row.method:
+        needed = f"no sweep of params.yaml has {row.method} at guidance {row.scale(model)} on {model.stand_in}"
+    reasons = [needed] if model.stand_in and row.method else [needed, model.note]
+    return {"reason": row.why or "; ".join(filter(None, reasons)) or "no sweep of params.yaml has it", "command": real}
