@@ -244,9 +244,7 @@ def calibrate(
 
     parameters, folder = load_parameters(), attention_study_folder("foreground")
     measured = [b for b in parameters.backbones if (folder / lineage_of(b)).is_dir() and b == f"{lineage_of(b)}-i2v"]
-    found = write_preset(parameters, backbones or measured, folder, definition=definition, mask=mask)
-    for name, blocks in found.items():
-        print(f"{name}: {blocks}")
+    print(write_preset(parameters, backbones or measured, folder, definition=definition, mask=mask))
 
 
 @app.command()

@@ -34,7 +34,9 @@ class DyMoS:
         log(1 + f) / log F. The formulas (Eqs. 9-11) are missing from the available text; these are the simplest that
         match its description: weaker near the reference, 1 at the last frame, log rising faster at first.
     variant: "paper" leaves the queries of the reference frame alone (appendix C.1), "released" subtracts from them too
-        (h = 1), as the older of the two released scripts does.
+        (h = 1), as one of the two public scripts does (github sh0xed98b8/DyMoS at 8413978); the other (shoxedqBbB/DyMoS at
+        28f120c) leaves them alone. Both are for Wan 2.2 alone: that text queries keep their logits in joint attention is
+        read from Eq. 6, which speaks of the queries of frames.
     Only the conditional branch is changed (Eq. 7), under sequential and batched guidance.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,3 +66,34 @@ def test_the_output_is_lipschitz_in_alpha(seed, count, first, second):
     a, b = (attention_with_lse(q, alpha * k, v)[0][0, 0] for alpha in (first, second))
     bound = 0.5 * torch.linalg.matrix_norm(v[0, 0], 2) * z[0, 0].norm(dim=-1) * abs(first - second)
     assert ((a - b).norm(dim=-1) <= bound + 1e-12).all()
+
+
+# --- Energy-based scaling (Eq. 10) ------------------------------------------------------------------------------------
+def energy_factors(energy, mask=None, shift=2.0):
+    """Factors per head of logits whose means over the keys are shift - 1, shift and shift + 1; the last key is far off."""
+    from types import SimpleNamespace
+
+    from methods import AlignVid
+
+    query = torch.ones(1, 3, 4, 1)
+    key = torch.tensor([shift - 1, shift, shift + 1]).view(1, 3, 1, 1).repeat(1, 1, 6, 1)
+    key[:, :, 5] = 40.0 if mask is not None else key[:, :, 5]
+    call = SimpleNamespace(query=query, key=key, mask=mask, scale=1.0)
+    return AlignVid(1.35, energy=energy)._factor(call, slice(None))[0, :, 0, 0]
+
+
+def test_the_energy_based_factor_is_gamma_at_the_blocks_typical_logit():
+    """And stronger where logits are diffuse. Without the centring it is weaker than gamma wherever mean logits are above 0."""
+    for shift in (-2.0, 0.0, 2.0, 10.0):
+        low, middle, high = energy_factors("centred", shift=shift).tolist()
+        assert low > middle > high and middle == pytest.approx(1.35) and low * high == pytest.approx(1.35**2)
+    assert (energy_factors("absolute") < 1.35).all()
+
+
+def test_masked_keys_have_no_part_in_the_energy():
+    mask = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+    mask[..., 5] = False
+    for energy in ("centred", "absolute"):
+        assert torch.allclose(energy_factors(energy, mask), energy_factors(energy))
+        additive = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+        assert torch.allclose(energy_factors(energy, additive), energy_factors(energy))

@@ -63,13 +63,16 @@ def focal_operations(s: Shapes, keywords: int, weak: int, *, text: bool, latent:
     """Floating-point operations that Focal Guidance adds to a forward, of its matrix products, 2 per multiply-add.
 
     V_k^vis (Eq. 7) goes through the image embedder and a value projection: in each of the `weak` blocks once for the
-    binding (text) and once for the injections. latent (Eq. 9) spreads it over the first frame, cache (Eq. 13) over all;
-    for that the other blocks project the keywords and compare them with all tokens (Eq. 10).
+    binding (text) and once for the injections. latent (Eq. 9) takes the keywords' maps from the patches to the tokens of
+    the first frame and spreads V_k^vis over them, cache (Eq. 13) over those of all frames; for that
+    the other blocks project the keywords and compare them with all tokens (Eq. 10).
     """
     n, c, k = s.tokens, s.width, keywords
     visual = k * (s.image_dim * s.image_dim + s.image_dim * c + c * c)
     added = weak * visual * (text + (latent or cache))
-    added += weak * latent * s.rows * s.columns * k * c
+    side = round((s.image - 1) ** 0.5)
+    placing = s.rows * side * side + s.rows * side * s.columns
+    added += weak * latent * k * (s.rows * s.columns * c + placing)
     added += cache * (weak * n * k * c + (s.layers - weak) * (k * c * c + n * k * c))
     return 2 * added
 

@@ -134,7 +134,7 @@ def first_half(ratios: pd.DataFrame) -> np.ndarray:
 
 def lists_table(lists: pd.DataFrame) -> pd.DataFrame:
     """The rows of `every_list` that a reader needs, in words: by the mask, and by the definition, of the list in use."""
-    part = lists[(lists["mask"] == MASK) | (lists["definition"] == DEFINITION)]
+    part = lists[(lists["mask"] == MASK) | ((lists["definition"] == DEFINITION) & (lists["line"] == "tau"))]
     stable = [f"{number(r.overlap, 2)} ({interval(r.low, r.high, 2)})"
               for r in part.rename(columns={"overlap resampled": "overlap"}).itertuples()]  # fmt: skip
     return pd.DataFrame(

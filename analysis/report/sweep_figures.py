@@ -68,7 +68,8 @@ def alignvid_places(parameters: Parameters, own: pd.DataFrame, backbone: str):
         curve.axvline(1, color="0.6", lw=0.8, ls=":")
         curve.set(xlabel="γ (dotted: no scaling)", ylabel=_ylabel(measure), title=f"strength, {count}")
         grid = part.merge(places, on="method")
-        _changes_map(place, grid[grid["window"].isin(WINDOWS)], measure)
+        named = grid["window"].isin(WINDOWS) & grid["blocks"].isin(BLOCKS)
+        _changes_map(place, grid[named], measure)
         place.set_title(f"{MEASURES[measure][0]}: when and where, {count}")
     title = f"{labels.backbone(backbone)}: how strongly, when and where AlignVid scales"
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")

@@ -152,7 +152,8 @@ def record(
     received: mean attention per key. norm: Euclidean length of the attention output over all heads, before the output
     projection; in cross-attention the outputs of the image and the text branch are added, so their norms say how much of
     the sum is text. blocks: as in AlignVid. queries: this many evenly spaced queries per latent frame instead of all of them
-    (the table states it). steps, image_tokens: as in `steer`. Statistics are computed in float32.
+    (the table states it): exact for these, an estimate of the frame's mean. steps, image_tokens: as in `steer`. Statistics
+    are computed in float32.
     Yields a Recording, which averages over all videos made under the context.
     """
     recording = Recording(entropy, groups, frames, received, largest, norm, blocks, queries)
