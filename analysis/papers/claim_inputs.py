@@ -17,7 +17,7 @@ from ..report.film_strips import outcomes
 from ..report.score_tables import NoTables, gather, study_table
 from ..study.parameters import Parameters
 from ..study.results_layout import SCORES as TABLE
-from ..study.score_columns import PARTIAL
+from ..study.score_columns import MOTION, PARTIAL
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
 
 PAIR = ["sample", "seed"]
@@ -57,7 +57,7 @@ class Study:
         try:
             return gather(self.parameters, self.root, table)
         except NoTables:  # a broken table is still an error
-            return pd.DataFrame(columns=[*COLUMNS, "backbone"])
+            return pd.DataFrame(columns=[*COLUMNS, "backbone", "categories"])
 
     def rows(self, table: pd.DataFrame, model: str, setting: Setting) -> pd.DataFrame:
         """The rows of a setting. Raises NotRun if there are none."""
@@ -93,14 +93,20 @@ class Study:
         return rows[[*PAIR, "value"]].reset_index(drop=True)
 
     def _of_scores(self, model, setting, measure):
-        rows = self.rows(self.scores, model, setting).drop_duplicates(PAIR)
+        rows = self.rows(self.scores, model, setting)
+        if measure not in MOTION:  # sweeps of some categories would weigh these more than the benchmark does
+            rows = rows[rows["categories"] == ""]
+        if rows.empty:
+            raise NotRun(f"not run on all categories: {setting}")
+        if measure in PARTIAL and measure in rows and rows[measure].notna().any():
+            rows = rows.dropna(subset=measure)
+        rows = rows.drop_duplicates(PAIR)
         if measure == "still_copy":  # follows from the answers, also of videos that were scored before it was a column
             copies = outcomes(rows, self.parameters.benchmark.seed) == "still copy"
             return rows.assign(value=copies.astype(int))
         if measure not in rows or rows[measure].isna().all():
             raise NotRun(f"scored before there was a column {measure}: {setting}")
-        rows = rows.rename(columns={measure: "value"})
-        return rows.dropna(subset="value") if measure in PARTIAL else rows
+        return rows.rename(columns={measure: "value"})
 
     def _of_frames(self, model, setting, measure):
         if measure == "twin_motion_gap":

@@ -16,7 +16,7 @@ from ..report.against_unsteered import on_common_samples
 from ..report.score_tables import gather
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
-from ..study.score_columns import PARTIAL, is_proportion
+from ..study.score_columns import MOTION, PARTIAL, is_proportion
 from ..study.significance import decide, holm, mean_interval, paired_difference
 from .table_commands import OLDER, command, explain, sweeps_of
 from .table_pages import AGREEMENT, count, links, markdown, overview
@@ -53,10 +53,19 @@ def load_scores(results: Path, parameters: Parameters) -> pd.DataFrame:
 
 
 def pick(scores: pd.DataFrame, row: Row, model: Model, parameters: Parameters) -> pd.DataFrame:
-    """The scores of a row, one per sample and seed; empty where there are none. A setting that two sweeps have is the
-    same video, so the first is taken."""
+    """The scores of a row; empty where there are none. A setting that two sweeps have is there twice."""
     part = scores[scores["sweep"].isin(sweeps_of(row, model, parameters)) & (scores["method"] == row.method)]
-    return part[part["guidance_scale"] == row.scale(model)].drop_duplicates(PAIR)
+    return part[part["guidance_scale"] == row.scale(model)]
+
+
+def of_metric(part: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The scores of a row that a metric is of, one per sample and seed: of a measure of asked motion, in whichever sweep it
+    was scored, else of the sweeps of all categories, which a sweep of one would unbalance."""
+    if metric.measured in MOTION and metric.measured in part and part[metric.measured].notna().any():
+        part = part.dropna(subset=metric.measured)
+    elif metric.measured not in MOTION:
+        part = part[part["categories"] == ""]
+    return part.drop_duplicates(PAIR)
 
 
 def build(
@@ -107,10 +116,12 @@ def give_directions(family: list[dict]) -> None:
 def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -> dict:
     """Mean, interval over prompts and change against the baseline of one cell, in the metric's unit and digits, on the
     samples and seeds that the row and its baseline have. `ends`: the interval of the change before it is rounded."""
+    part = of_metric(part, metric)
     if part.empty:
         return {"measured": "not run"}
     if metric.none:
         return {"measured": "no stand-in"}
+    baseline = of_metric(baseline, metric) if baseline is not None else None
     prompts, tables = part["sample"].nunique(), [part] + ([baseline] if baseline is not None and len(baseline) else [])
     if metric.events:
         tables = [t[t["main_category"].isin(metric.events)] for t in tables]

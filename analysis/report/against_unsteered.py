@@ -48,10 +48,11 @@ def on_common(videos: pd.DataFrame, cells) -> pd.DataFrame:
 
 
 def comparison(parameters: Parameters, backbone: str, results: Path | str | None = None) -> pd.DataFrame:
-    """The scores of every sweep of `backbone` on the samples' own prompts and sharp references, a row per video; a
-    setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
+    """The scores of every sweep of `backbone` on the samples' own prompts of all categories and sharp references, a row per
+    video; a setting that two sweeps have is the same video and is kept once. Raises ValueError if there are none."""
     scores = gather(parameters, results)
     plain = (scores["prompts"] == "own") & (scores["reference"] == "own") & (scores["blur"] == 0)
+    plain &= scores["categories"] == ""
     own = scores[plain & (scores["backbone"] == backbone)]
     if own.empty:
         raise ValueError(f"no scores of {backbone} in {results or parameters.results}: run `dvc repro`")

@@ -17,7 +17,7 @@ from .plots import load_strips
 from .score_tables import sweep_table
 from .tuning_figures import difference_forest, nothing_changed
 
-PARTS = ("focal-fsg", "focal-cache", "focal-full")
+PARTS = ("focal-fsg", "focal-cache", "focal-full", "focal-hidden-weak", "focal-pointing")
 MEASURES = {
     "adherence": ("adherence", "points", 100),
     "flow_px": ("optical flow", "px / frame", 1),

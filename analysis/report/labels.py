@@ -38,7 +38,7 @@ SETTINGS = {
     "focal-full": "Focal Guidance",
     "focal-fsg": "Focal Guidance without the cache",
     "focal-cache": "Focal Guidance, cache only",
-    "focal-attention-weak": "Focal Guidance, weak blocks by attention",
+    "focal-hidden-weak": "Focal Guidance, weak blocks by the paper's measure",
     "focal-pointing": "Focal Guidance, trained read-outs",
     "focal-joint-full": "Focal Guidance",
     "focal-joint-fsg": "Focal Guidance without the cache",

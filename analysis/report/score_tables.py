@@ -45,8 +45,8 @@ def autoencoder_table(backbone: str) -> pd.DataFrame:
 def gather(parameters: Parameters, results: Path | str | None = None, table: str = SCORES) -> pd.DataFrame:
     """The tables of that name of all sweeps that have one, in the order of params.yaml.
 
-    Columns `sweep`, `backbone`, `prompts` ("own" or "shuffled") and `reference` ("own", or "twin" where the references are
-    another sweep's videos) say what a row is of. A setting that two sweeps have is the same video twice. Raises NoTables,
+    Columns `sweep`, `backbone`, `prompts` ("own" or "shuffled"), `reference` ("own", or "twin" where the references are
+    another sweep's videos) and `categories` ("" for all, else those that the sweep is confined to) say what a row is of. A setting that two sweeps have is the same video twice. Raises NoTables,
     a ValueError, if there is none.
     """
     tables = []
@@ -54,6 +54,7 @@ def gather(parameters: Parameters, results: Path | str | None = None, table: str
         if (path := sweep_folder(parameters, name, results) / table).is_file():
             known = {"sweep": name, "backbone": sweep.backbone, "prompts": sweep.prompts}
             known["reference"] = "own" if sweep.reference == "own" else "twin"
+            known["categories"] = " ".join(sweep.categories)
             tables.append(pd.read_csv(path).assign(**known))
     if not tables:
         where = parameters.results if results is None else results

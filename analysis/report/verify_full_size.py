@@ -24,6 +24,7 @@ from ..study.files import write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import CELLS, FRAMES, SCORES, sweep_folder, tables_of
+from ..study.score_columns import COLUMNS
 from ..videos.generate import run_cell
 from .full_size_run import NOTE, cells_stamp
 
@@ -75,12 +76,14 @@ def make(
 
 def compare(scored: pd.DataFrame, written: pd.DataFrame) -> dict:
     """How one row of scores differs from the written one: the columns that are not the same, and those of them in which it
-    is more than one unit of a measure's last written digit, which another kind of processor may round otherwise."""
+    is more than one unit of a measure's last written digit, which another kind of processor may round otherwise. Columns
+    that there were not yet when the row was written are not compared."""
     a, b = scored.iloc[0], written.iloc[0]
-    differing = [c for c in written.columns if not (a[c] == b[c] or (pd.isna(a[c]) and pd.isna(b[c])))]
+    known = [c for c in written.columns if not (c in COLUMNS and pd.isna(b[c]))]
+    differing = [c for c in known if not (a[c] == b[c] or (pd.isna(a[c]) and pd.isna(b[c])))]
     rounded = [c for c in differing if c in DIGITS and abs(a[c] - b[c]) < 1.5 * 10.0 ** -DIGITS[c]]
     wrong = [c for c in differing if c not in rounded]
-    return {"columns": len(written.columns), "differing": " ".join(differing), "wrong": " ".join(wrong)}
+    return {"columns": len(known), "differing": " ".join(differing), "wrong": " ".join(wrong)}
 
 
 def verify(

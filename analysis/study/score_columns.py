@@ -76,6 +76,7 @@ COLUMNS = {
 }  # fmt: skip
 # Columns that are defined for some samples only, by what is asked of them.
 PARTIAL = ("asked_px", "object_integrity", "subject_psnr")
+MOTION = ("asked_px",)  # for those that ask for motion alone
 
 
 def is_proportion(column: str) -> bool:
