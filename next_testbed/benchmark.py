@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from .captions import caption, event_caption
 from .oracle import QUESTIONS
-from .world import COLOURS, SIZE, Event, Scene, caption, event_caption, generator, held_out, render, sample_scene
+from .world import COLOURS, SIZE, Event, Scene, generator, held_out, render, sample_scene
 
 CATEGORY = {
     "recolour": "modification",

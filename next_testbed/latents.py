@@ -12,10 +12,11 @@ from transformers import CLIPModel
 
 from testbed.trainer import rank_and_world, save_atomically
 
+from .clips import training_clip
 from .lineages import module_of
 from .train_clip import clip_pixels
 from .train_vae import to_tensor
-from .world import generator, training_clip
+from .world import generator
 
 SHARD = 256
 

@@ -18,7 +18,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from .world import SIZE, vocabulary
+from .captions import vocabulary
+from .world import SIZE
 
 LATENT_CHANNELS = 16
 SLOTS = 24  # token slots of a caption in training; the longest caption has 23 tokens

@@ -17,11 +17,12 @@ from transformers import CLIPModel
 
 from testbed.trainer import fit, rank_and_world, save_atomically
 
+from .clips import Clip, training_clip
 from .hunyuan import IMAGE_TOKENS, Denoiser, build_text_encoder, build_transformer, tokenize
 from .models import TEXT_DIM, vision_half
 from .train_clip import clip_pixels
 from .train_text import IGNORED, QUESTIONS, answers
-from .world import COLOURS, SHAPES, SIZE, Clip, coverage, training_clip
+from .world import COLOURS, SHAPES, SIZE, coverage
 
 PATCH = SIZE // 8
 

@@ -16,9 +16,10 @@ from torch import nn
 
 from testbed.trainer import fit, rank_and_world, save_atomically
 
+from .clips import Clip, training_clip
 from .lineages import module_of
 from .models import TEXT_DIM, build_tokenizer, tokenize_for_t5
-from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Clip, training_clip
+from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES
 
 IGNORED = -100  # the label of a question without an answer; cross_entropy leaves it out
 QUESTIONS = {

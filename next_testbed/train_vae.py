@@ -10,9 +10,10 @@ import torch
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, replace_folder
 
+from .clips import training_clip
 from .lineages import module_of
 from .models import LATENT_CHANNELS
-from .world import FRAMES, training_clip
+from .world import FRAMES
 
 
 def to_tensor(video: np.ndarray) -> torch.Tensor:
