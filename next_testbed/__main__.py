@@ -11,7 +11,7 @@ from testbed.command_line import run
 
 ROOT = Path("next_testbed")
 CHECKPOINTS, BENCHMARK, TRAINING = ROOT / "checkpoints", ROOT / "benchmark", Path("build/next_training")
-LINEAGES = ("wan", "cogvideox")
+LINEAGES = ("wan", "cogvideox", "hunyuan")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -24,7 +24,7 @@ def parameters() -> dict:
 
 @app.command()
 def train(
-    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox; both by default")] = None,
+    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox, hunyuan; all by default")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None,
 ):
     """Train every model from nothing into next_testbed/checkpoints; a killed run goes on where it was."""

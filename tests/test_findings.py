@@ -58,18 +58,17 @@ def unsteered(lineage):
     return scores(lineage, "baseline", "repeats")
 
 
-def guided(lineage, column="adherence", scale=5):
+def guided(lineage, scale=5):
     found = scores(lineage, "guidance")
-    found = found[found["guidance_scale"] == scale]
-    found = found if column == "adherence" else found[found["main_category"] == "motion"]
-    return change(found, unsteered(lineage), column, 100 if column == "adherence" else 1)
+    return change(found[found["guidance_scale"] == scale], unsteered(lineage), "adherence", 100)
 
 
-def moves(lineage, method):
-    """Change of displacement on the prompts that ask for motion, no guidance."""
-    found = scores(lineage, "methods")
-    found = found[(found["method"] == method) & (found["main_category"] == "motion")]
-    return change(found, unsteered(lineage), "displacement_px")
+def moves(lineage, method, scale=1):
+    """Change of the named object's displacement on the prompts that ask for motion; of guidance alone, against none."""
+    found = scores(lineage, "motion", "motion-guided")
+    steered = found[(found["method"] == method) & (found["guidance_scale"] == scale)]
+    plain = found[(found["method"] == "none") & (found["guidance_scale"] == (1 if method == "none" else scale))]
+    return change(steered, plain, "asked_px")
 
 
 def claim(lineage, name):

@@ -1,0 +1,162 @@
+"""The second edition of the testbed: its world, its oracle and the text encoders of its third lineage."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from next_testbed import hunyuan
+from next_testbed.benchmark import COUNTS, draw_benchmark
+from next_testbed.camera import camera_shift
+from next_testbed.clips import training_clip
+from next_testbed.models import SLOTS, build_clip, build_llama_tokenizer, build_tokenizer, text_half, vision_half
+from next_testbed.oracle import Oracle
+from next_testbed.train_clip import clip_pixels
+from next_testbed.world import (
+    DRIFT,
+    EVENTS,
+    FRAMES,
+    PAN,
+    SIZE,
+    STILL,
+    coverage,
+    generator,
+    held_out,
+    render,
+    sample_ambient,
+    state,
+)
+
+CLIPS = [training_clip(i, seed=4) for i in range(120)]
+SAMPLES = [
+    (record, scene, event, sample_ambient(generator("ambient", record["id"]), scene, event))
+    for record, scene, event in draw_benchmark(6, dict.fromkeys(("recolour", "appear", "disappear", "move", "push"), 6))
+]
+
+
+def test_a_clip_is_known_by_its_seed_and_begins_with_its_reference():
+    assert training_clip(7, seed=4) == CLIPS[7] and {c.event.kind for c in CLIPS} == set(EVENTS)
+    for clip in CLIPS[:20]:
+        video = clip.video()
+        assert video.shape == (FRAMES, SIZE, SIZE, 3) and (video[:1] == clip.video(frames=1)).all()
+
+
+def test_held_out_combinations_never_occur():
+    for clip in CLIPS:
+        about = clip.event.result if clip.event.target is None else clip.scene.objects[clip.event.target]
+        assert about is None or not held_out(about.colour, about.shape, clip.event.kind)
+
+
+def test_captions_fit_their_slots():
+    for clip in CLIPS:
+        assert len(build_tokenizer()(clip.caption).input_ids) < SLOTS
+        assert build_llama_tokenizer().unk_token_id not in build_llama_tokenizer()(clip.caption).input_ids
+
+
+def test_ambient_motion_keeps_every_object_in_the_picture_and_is_heavy_tailed():
+    pans = [np.hypot(*c.ambient.pan) for c in CLIPS]
+    assert np.mean(np.array(pans) == 0) > 0.2 and max(pans) <= PAN["most"] and max(pans) > 3 * np.median(pans)
+    for clip in CLIPS:
+        assert all(np.hypot(*d) <= DRIFT["most"] + 1e-9 for d in clip.ambient.drifts)
+        for frame in (0, 8, 16):
+            for thing in state(clip.scene, clip.event, clip.ambient, frame):
+                shape = thing.shape
+                assert all(shape.radius - 1e-6 <= c <= SIZE - shape.radius + 1e-6 for c in (shape.x, shape.y))
+
+
+def test_a_pushed_shape_moves_when_the_other_has_reached_it_and_no_sooner():
+    pushes = [c for c in CLIPS if c.event.kind == "push"]
+    assert len(pushes) > 10
+    for clip in pushes:
+        places = [[t.shape for t in state(clip.scene, clip.event, STILL, f)[:2]] for f in range(FRAMES)]
+        apart = np.array([np.hypot(a.x - b.x, a.y - b.y) for a, b in places])
+        moved = np.array([b.x != places[0][1].x or b.y != places[0][1].y for _, b in places])
+        assert moved[-1] and not moved[0] and np.allclose(apart[moved], apart[-1])
+        assert (apart[~moved] >= apart[-1] - 1e-9).all() and apart[0] > apart[-1] + 4
+        assert np.minimum(coverage(places[-1][0]), coverage(places[-1][1])).sum() < 8  # square pixels, at the contact
+
+
+def test_the_benchmark_has_the_papers_proportions_and_balanced_answers():
+    assert COUNTS == {"recolour": 125, "appear": 122, "disappear": 120, "move": 100, "push": 100}
+    for record, *_ in SAMPLES:
+        answers = [q["expected_answer"] for q in record["questions"]]
+        assert answers.count("yes") == answers.count("no") == 2
+
+
+def test_the_oracle_is_right_about_the_truth_whatever_the_camera_does():
+    for record, scene, event, ambient in SAMPLES:
+        oracle, video = Oracle(), render(scene, event, ambient)
+        for q in record["questions"]:
+            assert oracle.answer(video, q["question"]).value == q["expected_answer"], (record["id"], q["question"])
+
+
+def test_ambient_motion_alone_follows_no_prompt():
+    for record, scene, event, ambient in SAMPLES:
+        oracle, video = Oracle(), render(scene, event, ambient, executed=False)
+        answers = [oracle.answer(video, q["question"]).value == q["expected_answer"] for q in record["questions"]]
+        assert not all(answers)
+
+
+def test_the_cameras_motion_is_read_off_the_background():
+    errors = []
+    for clip in CLIPS:
+        video = clip.video()
+        errors.append(np.hypot(*np.subtract(camera_shift(video[0], video[-1]), clip.ambient.pan)))
+    assert np.median(errors) < 0.2 and np.quantile(errors, 0.95) < 1.5
+    flat = np.full((SIZE, SIZE, 3), (214, 39, 40), np.uint8)  # no background at all
+    assert camera_shift(flat, flat) == (0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def third():
+    torch.manual_seed(0)
+    clip, llava = build_clip().eval(), hunyuan.build_text_encoder().eval()
+    llava.model.vision_tower.load_state_dict(vision_half(clip).state_dict())
+    plain = hunyuan.build_transformer(image_to_video=False).eval()
+    return clip, llava, plain, hunyuan.image_to_video_from(plain).eval(), hunyuan.build_vae().eval()
+
+
+CAPTION = "we see a red circle and a blue square. the red circle pushes the blue square."
+
+
+def test_the_third_lineage_is_trained_on_what_its_pipelines_compute(third):
+    clip, llava, plain, steered, vae = third
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+    model = hunyuan.Denoiser(llava, steered, clip).eval()
+    ids, lengths = hunyuan.tokenize([CAPTION])
+    with torch.no_grad():
+        seen = clip.vision_model(clip_pixels(np.array(image))[None], output_hidden_states=True).hidden_states[-2]
+        pipe = hunyuan.image_to_video_pipeline(vae, llava, steered, clip)
+        given = dict(prompt_template=hunyuan.PROMPT_TEMPLATE, max_sequence_length=SLOTS + 4)
+        states, pooled, mask = pipe.encode_prompt(image=image, prompt=CAPTION, image_embed_interleave=4, **given)
+        own, valid = model.read(ids, lengths, seen)
+        n = int(valid.sum())
+        assert n == int(mask.sum()) == 16 + int(lengths) and torch.equal(own[0, :n], states[0, :n])
+        assert torch.equal(model.pooled(ids[:, SLOTS:]).pooler_output, pooled)
+        # The negative prompt is the empty one with a black image, of which every second token is kept.
+        black = Image.new("RGB", (SIZE, SIZE), 0)
+        states, _, mask = pipe.encode_prompt(image=black, prompt="", **given)
+        empty, none = hunyuan.tokenize([""])
+        own, valid = model.read(empty, none, model.black, hunyuan.KEPT_NEGATIVE)
+        assert int(valid.sum()) == int(mask.sum()) == 32
+        assert torch.allclose(own[0, :32], states[0, :32], atol=1e-6)
+        pipe = hunyuan.text_to_video_pipeline(vae, llava, plain, clip)
+        states, _, mask = pipe.encode_prompt(
+            prompt=CAPTION, prompt_template=hunyuan.TEXT_TEMPLATE, max_sequence_length=SLOTS
+        )
+        own, valid = model.read(ids, lengths)
+        n = int(valid.sum())
+        assert n == int(mask.sum()) and torch.equal(own[0, :n], states[0, :n])
+
+
+def test_dropped_captions_read_a_black_image_beside_others(third):
+    clip, llava, _, steered, _ = third
+    model = hunyuan.Denoiser(llava, steered, clip).eval()
+    ids, lengths = hunyuan.tokenize([CAPTION, ""])
+    latents, times, seen = torch.randn(2, 16, 2, 8, 8), torch.tensor([300.0, 700.0]), torch.randn(2, 65, 64)
+    with torch.no_grad():
+        both = model(latents, times, ids, lengths, seen)
+        alone = [model(latents[i : i + 1], times[i : i + 1], ids[i : i + 1], lengths[i : i + 1], seen[i : i + 1])
+                 for i in (0, 1)]  # fmt: skip
+    assert torch.allclose(both, torch.cat(alone), atol=1e-5)
+    assert text_half(clip).config.max_position_embeddings == 77  # as the pipeline pads to
