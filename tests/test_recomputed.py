@@ -45,8 +45,8 @@ def test_a_claim_is_what_the_tables_say(name, model):
     student = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
     assert row["low"] <= student[0] + 0.01 * abs(student[0]) + 1e-4
     assert row["high"] >= student[1] - 0.01 * abs(student[1]) - 1e-4
-    assert row["high"] - row["low"] < 1.6 * (student[1] - student[0]) + 1e-3
+    assert row["high"] - row["low"] < 2 * (student[1] - student[0]) + 1e-3
     changed = d[d.round(9) != 0].to_numpy()
     if len(changed):
         test = stats.permutation_test((changed,), np.mean, permutation_type="samples", n_resamples=9999, rng=1)
-        assert row["p"] == pytest.approx(test.pvalue, abs=0.012)
+        assert row["p"] == pytest.approx(test.pvalue, abs=0.02)

@@ -46,6 +46,7 @@ def made_up(sweep, method, values, *, backbone="wan-i2v", scale=1.0, **columns):
         "guidance_scale": scale,
         "blur": 0.0,
         "prompts": "own",
+        "categories": "",
     }
     measures = ("macro", "adherence", "flow_px", "background_psnr")
     return table.assign(**fixed, **dict.fromkeys(measures, np.asarray(values, float))).assign(**columns)
@@ -60,7 +61,7 @@ def some():
     """The baseline on 40 samples and AlignVid, better everywhere, on 24 of them."""
     rng = np.random.default_rng(0)
     base = rng.uniform(0.2, 0.6, 40)
-    return pd.concat([made_up("baseline", "none", base), made_up("methods", "alignvid", base[:24] + 0.2)])
+    return pd.concat([made_up("baseline", "none", base), made_up("methods-alignvid", "alignvid", base[:24] + 0.2)])
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +178,13 @@ def test_a_row_without_scores_is_not_run(name, built):
 def test_a_column_that_is_younger_than_the_scores_is_not_run_and_says_so(built):
     cells = built["alignvid"].query("row == 'Wan2.1 + AlignVid' and table == 'table2'").set_index("metric")
     assert cells.loc["Aesthetic Quality", "measured"] == "not run" and cells.loc["Aesthetic Quality", "reason"] == OLDER
-    assert cells.loc["Aesthetic Quality", "command"] == "python -m analysis score methods"
+    assert cells.loc["Aesthetic Quality", "command"] == "python -m analysis score methods-alignvid"
     assert not isinstance(cells.loc["Dynamic Degree", "measured"], str)
 
 
 def test_samples_for_which_a_column_is_not_defined_are_left_out_and_failed_videos_are_not():
     values = np.linspace(0.2, 0.8, 12)
-    plain, steered = made_up("baseline", "none", values), made_up("methods", "alignvid", values)
+    plain, steered = made_up("baseline", "none", values), made_up("methods-alignvid", "alignvid", values)
     metric = Metric(measured="object_integrity", factor=100, digits=1, estimator="objects")
     plain, steered = (t.assign(object_integrity=np.where(t["sample"] == "s3", np.nan, 0.5)) for t in (plain, steered))
     found = measure(steered, plain, metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ..study.parameters import Parameters
+from ..study.score_columns import MOTION
 from .table_schema import Metric, Model, Row
 
 OLDER = "scored before this column existed"
@@ -48,7 +49,10 @@ def explain(found: dict, row: Row, model: Model, metric: Metric, parameters: Par
         return {"reason": metric.none, "command": real}
     if state != "not run":
         return {"command": real}
-    todo = sweeps_of(row, model, parameters)
+    todo = [
+        s for s in sweeps_of(row, model, parameters) if metric.measured in MOTION or not parameters.sweeps[s].categories
+    ]
+    todo.sort(key=lambda s: parameters.sweeps[s].record is not None)  # what is recorded takes longer
     if reason:
         return {"command": f"python -m analysis score {todo[0]}" if reason == OLDER and todo else ""}
     if todo:

@@ -32,10 +32,15 @@ def errors_table(table: pd.DataFrame) -> pd.DataFrame:
     known = table.dropna(subset="mean_error")
     for measure in [m for m in COLUMNS if m in set(known["measure"])]:
         for backbone, own in known[known["measure"] == measure].groupby("backbone", sort=False):
-            line = {"measure": f"{COLUMNS[measure].label} ({COLUMNS[measure].unit})", "behind the autoencoder of": labels.backbone(backbone)}
+            line = {
+                "measure": f"{COLUMNS[measure].label} ({COLUMNS[measure].unit})",
+                "behind the autoencoder of": labels.backbone(backbone),
+            }
             true = own[own["video"] == "true"].set_index("event")
             line |= {e: _told(true.loc[e], measure) if e in true.index else "–" for e in EVENTS}
-            lines.append(line | {"still copies": _told(own[own["video"] == "still copy"].mean(numeric_only=True), measure)})
+            lines.append(
+                line | {"still copies": _told(own[own["video"] == "still copy"].mean(numeric_only=True), measure)}
+            )
     return pd.DataFrame(lines)
 
 
@@ -53,5 +58,7 @@ def blind_table(table: pd.DataFrame) -> pd.DataFrame:
         true, copy = (own[own["video"] == v].groupby("event")["measured"].mean() for v in ("true", "still copy"))
         digits = 3 if measure.startswith("flow") else 1
         line |= {e: number(column.factor * true.get(e, float("nan")), digits) for e in EVENTS}
-        lines.append(line | {"still copy": number(column.factor * copy.mean(), digits), "what it cannot see": column.blind})
+        lines.append(
+            line | {"still copy": number(column.factor * copy.mean(), digits), "what it cannot see": column.blind}
+        )
     return pd.DataFrame(lines)

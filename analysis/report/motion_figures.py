@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ..study.parameters import Parameters
-from ..study.results_layout import lineage_of
 from ..study.score_columns import COLUMNS
 from ..study.significance import LEVEL, holm, paired_difference
 from . import labels
@@ -56,25 +55,32 @@ def motion_figure(changes: pd.DataFrame, parameters: Parameters):
     """Change of the named object's displacement, a panel per backbone; filled marks hold after the correction."""
     part = changes[changes["measure"] == "asked_px"]
     backbones = list(part["backbone"].unique())
-    rows = max(len(part[part["backbone"] == b]) for b in backbones)
-    figure, axes = plt.subplots(1, len(backbones), figsize=(5.8 * len(backbones), 0.3 * rows + 1.5), sharex=True)
+    rows = list(
+        dict.fromkeys(
+            part.sort_values("guidance_scale", kind="stable")[["guidance_scale", "method"]].itertuples(
+                index=False, name=None
+            )
+        )
+    )
+    places = dict(zip(rows, range(len(rows))[::-1], strict=True))
+    size = (3.6 + 3.4 * len(backbones), 0.3 * len(rows) + 1.7)
+    figure, axes = plt.subplots(1, len(backbones), figsize=size, sharex=True, sharey=True)
     for ax, backbone in zip(np.atleast_1d(axes), backbones, strict=True):
-        own = part[part["backbone"] == backbone].sort_values("guidance_scale", kind="stable").reset_index(drop=True)
-        places = np.arange(len(own))[::-1]
-        for y, row in zip(places, own.to_dict("records"), strict=True):
+        own = part[part["backbone"] == backbone]
+        for row in own.to_dict("records"):
             colour = labels.colour(labels.family(row["method"], parameters, row["guidance_scale"]))
             bars = np.abs([[row["difference"] - row["low"]], [row["high"] - row["difference"]]])
             fill = colour if row["p (Holm)"] < LEVEL else "white"
+            y = places[row["guidance_scale"], row["method"]]
             ax.errorbar(row["difference"], y, xerr=bars, fmt="o", capsize=3, color=colour, markerfacecolor=fill)
-        names = [labels.setting(r.method, r.guidance_scale, parameters) for r in own.itertuples()]
-        ax.set_yticks(places, names)
         ax.axvline(0, color="black", linewidth=0.8)
-        levels = ", ".join(
-            f"{number(u)} px at guidance {g:g}" for g, u in own.groupby("guidance_scale")["unsteered"].first().items()
-        )
-        ax.set_title(f"{labels.backbone(backbone)}, n = {own['n'].min()}; unsteered {levels}", fontsize=9)
+        levels = own.groupby("guidance_scale")["unsteered"].first().items()
+        told = ", ".join(f"{number(u)} px" + (f" at guidance {g:g}" if g != 1 else "") for g, u in levels)
+        ax.set_title(f"{labels.backbone(backbone)}, n = {own['n'].min()}\nunsteered {told}", fontsize=9)
         ax.set_xlabel("change of displacement (px)")
-    title = "How far the named object goes on prompts that ask for a move: steered minus unsteered"
+    names = {place: labels.setting(method, scale, parameters) for (scale, method), place in places.items()}
+    np.atleast_1d(axes)[0].set_yticks(list(names), list(names.values()))
+    title = "How far the named object goes on prompts that ask for a move"
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     return figure
 
@@ -102,23 +108,16 @@ def motion_found(changes: pd.DataFrame, parameters: Parameters) -> list[str]:
         for scale, rows in own.groupby("guidance_scale"):
             clear = rows[(rows["p (Holm)"] < LEVEL) & ((rows["low"] > 0) | (rows["high"] < 0))]
             told = [
-                f"{labels.setting(r['method'], 1.0, parameters)} {effect(r['difference'], r['low'], r['high'], 'px')}"
+                f"{effect(r['difference'], r['low'], r['high'], 'px')} under {labels.setting(r['method'], 1.0, parameters)}"
                 for r in clear.to_dict("records")
             ]
-            where = "without guidance" if scale == 1 else f"at guidance {scale:g}"
-            rest = len(rows) - len(clear)
+            where = "Without guidance" if scale == 1 else f"At guidance {scale:g}"
+            start = f"{where} ({number(rows['unsteered'].iloc[0])} px unsteered, {rows['n'].min()} prompts)"
+            more = f", not clearly under {len(rows) - len(clear)} more" if len(clear) < len(rows) else ""
             parts.append(
-                f"{where} ({number(rows['unsteered'].iloc[0])} px unsteered, {rows['n'].min()} prompts) it changes with "
-                f"{'; '.join(told) if told else 'none of the settings'}"
-                + (f", and not clearly with {rest} more" if told and rest else "")
+                f"{start} it changes by {'; '.join(told)}{more}." if told else f"{start} no setting changes it clearly."
             )
         sentences.append(
-            f"**Asked motion, {labels.backbone(backbone)}**: how far the named object goes: {'; '.join(parts)}."
+            f"**Asked motion, {labels.backbone(backbone)}**: how far the named object goes. {' '.join(parts)}"
         )
     return sentences
-
-
-def backbones_of(parameters: Parameters, backbones: list[str]) -> list[str]:
-    """Those of `backbones` that have a sweep of motion prompts."""
-    swept = {lineage_of(s.backbone) for s in parameters.sweeps.values() if s.categories == ["motion"]}
-    return [b for b in backbones if lineage_of(b) in swept]
