@@ -99,7 +99,7 @@ def test_ratios_are_drawn_above_chance_and_masks_outlined(blocks):
     received = block_figures.received_figure(blocks["received"], blocks["masks"], strips)
     assert len({ax.images[0].get_clim() for ax in received.axes if ax.images and ax.collections}) == 1
     lists, found = block_figures.every_list(blocks["ratios"], 0.5)
-    assert len(lists) == 2 * 4 * 5 and len(block_figures.lists_table(lists)) == 2 * (5 + 3 * 2)
+    assert len(lists) == 2 * 4 * 5 and len(block_figures.lists_table(lists)) == 2 * (5 + 3)
     block_figures.stability_figure(found, blocks["ratios"])
     block_figures.agreement_figure(blocks["agreement"])
     plt.close("all")
