@@ -6,7 +6,8 @@ from ruamel.yaml import YAML
 
 from analysis.study.resolved_settings import write_settings
 
-USERS = ("methods", "methods-guided", "alignvid-guided")  # sweeps with the published AlignVid
+# Sweeps with the published AlignVid.
+USERS = ("methods-alignvid", "methods-guided", "alignvid-guided", "attention-alignvid", "motion", "motion-guided")
 
 
 def written(folder, change=None):
