@@ -23,6 +23,10 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from testbed.cogvideox import encode_references, set_statistics, statistics
+from testbed.train_clip import clip_pixels
+from testbed.wan import diffuse
+
 from .models import (
     HEAD_DIM,
     HEADS,
@@ -37,8 +41,9 @@ from .models import (
     text_half,
 )
 from .pretrained import take_text_encoder
-from .train_clip import clip_pixels
 from .world import SIZE
+
+__all__ = ["diffuse", "encode_references", "set_statistics", "statistics"]
 
 DUAL, SINGLE = 4, 6  # blocks
 IMAGE_TOKENS = 64  # of the reference, 8 x 8 patches
@@ -218,27 +223,6 @@ def sample_timesteps(generator: torch.Generator, count: int, shift: float = 2.5)
     """Timesteps in (0, 1000): logit-normal, shifted towards noise as the sampler's flow shift does."""
     t = torch.sigmoid(torch.randn(count, generator=generator) * 1.1)
     return 1000 * (shift * t / (1 + (shift - 1) * t))
-
-
-def diffuse(clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(noisy latents, target of the model) at timesteps (B,); latents are (B, C, F, H, W)."""
-    t = (timestep / 1000).view(-1, 1, 1, 1, 1)
-    return (1 - t) * clean + t * noise, noise - clean
-
-
-def encode_references(encode, references: list[torch.Tensor]) -> torch.Tensor:
-    """Latents of the references (3, 1, H, W), single frames as in the pipeline -> (N, 16, 1, 8, 8)."""
-    return encode(references)
-
-
-def set_statistics(vae: AutoencoderKLHunyuanVideo, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Note one scaling factor in the configuration; these pipelines know neither a mean nor a factor per channel."""
-    vae.register_to_config(scaling_factor=round(1 / (std.square() + mean.square()).mean().sqrt().item(), 4))
-
-
-def statistics(vae_config: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (16,) by which latents are normalised."""
-    return torch.zeros(LATENT_CHANNELS), torch.full((LATENT_CHANNELS,), 1 / vae_config["scaling_factor"])
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -10,12 +10,12 @@ from diffusers import AutoModel
 from safetensors import safe_open
 from transformers import CLIPModel
 
+from testbed.train_clip import clip_pixels
+from testbed.train_vae import to_tensor
 from testbed.trainer import rank_and_world, save_atomically
 
 from .clips import training_clip
 from .lineages import module_of
-from .train_clip import clip_pixels
-from .train_vae import to_tensor
 from .world import generator
 
 SHARD = 256

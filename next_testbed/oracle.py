@@ -10,120 +10,14 @@ in, "yes", "no" or "unknown" out. Unknown counts as wrong.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 
-import cv2
 import numpy as np
 
+from testbed.oracle import MOVED, NEAR, Answer, Component, parse_frame
+
 from .camera import camera_shift
-from .world import COLOURS, DIRECTIONS, SHAPES, SIZE, Shape, coverage
-
-MIN_AREA = 0.015 * SIZE * SIZE  # a quarter of the smallest shape that the world draws
-MAX_DISTANCE = 32.0  # CIELAB units to a palette colour; a shape at 60 % opacity is still seen
-MOVED = 6.0  # pixels; events cover 9 to 38, bystanders drift 4 at most
-# Decoding rounds corners, which makes squares and triangles look like circles, never the other way round. So shapes are
-# compared with templates that are rounded too, and a circle has to fit better by a little. Set on decoded training clips.
-ROUNDING = 1.5  # pixels
-CIRCLE_HANDICAP = 0.015  # intersection over union
-NEAR = 8.0  # pixels within which a component at the end is the object that was there at the start
-
-
-@dataclass(frozen=True)
-class Component:
-    """A coloured region of a frame. `fit` is the intersection over union with the best shape, `margin` how much
-    better that is than the second best; x, y in pixels, area in square pixels. In a parsed video x and y are those of the
-    first frame's camera."""
-
-    colour: str
-    shape: str
-    x: float
-    y: float
-    area: float
-    fit: float
-    margin: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """`value` is "yes", "no" or "unknown"; `margin` in [0, 1] says how clear it was (1: all evidence agrees)."""
-
-    value: str
-    margin: float
-
-
-def _lab(rgb: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(np.ascontiguousarray(rgb, np.float32) / 255, cv2.COLOR_RGB2LAB)
-
-
-@lru_cache
-def _palette() -> np.ndarray:
-    return _lab(np.array([list(COLOURS.values())]))[0]  # (6, 3)
-
-
-def colour_masks(frame: np.ndarray) -> dict[str, np.ndarray]:
-    """For each colour, the pixels of a uint8 (64, 64, 3) frame that have it, (64, 64) bool, specks left out. Raises
-    ValueError for another size or type."""
-    if frame.shape != (SIZE, SIZE, 3) or frame.dtype != np.uint8:
-        raise ValueError(f"the oracle reads uint8 frames of {SIZE} x {SIZE} x 3, not {frame.dtype} {frame.shape}")
-    lab = _lab(frame)
-    distance = np.linalg.norm(lab[:, :, None] - _palette(), axis=-1)  # (64, 64, 6)
-    nearest, close = distance.argmin(-1), distance.min(-1) < MAX_DISTANCE
-    masks = [((nearest == i) & close).astype(np.uint8) for i in range(len(COLOURS))]
-    opened = [cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) for mask in masks]
-    return {colour: mask.astype(bool) for colour, mask in zip(COLOURS, opened, strict=True)}
-
-
-def parse_frame(frame: np.ndarray) -> list[Component]:
-    """All components of a uint8 (64, 64, 3) frame, largest first. Raises ValueError for another size or type."""
-    found, lab = [], None
-    for colour, mask in colour_masks(frame).items():
-        if not mask.any():
-            continue
-        lab = _lab(frame) if lab is None else lab
-        count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-        for k in range(1, count):
-            area = float(stats[k, cv2.CC_STAT_AREA])
-            if area >= MIN_AREA:
-                x, y = centroids[k] + 0.5
-                shape, fit, margin = _fit_shape(_half_covered(lab, labels == k))
-                found.append(Component(colour, shape, float(x), float(y), area, fit, margin))
-    return sorted(found, key=lambda c: -c.area)
-
-
-@lru_cache
-def _unit_area(shape: str) -> tuple[float, float]:
-    """(area / radius^2, centroid's offset in y / radius) of a drawn shape."""
-    cover = coverage(Shape("red", shape, SIZE / 2, SIZE / 2, 10.0))
-    y = (cover.sum(1) * (np.arange(SIZE) + 0.5)).sum() / cover.sum()
-    return float(cover.sum() / 100), float((y - SIZE / 2) / 10)
-
-
-def _half_covered(lab: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The component with the pixels around it that its colour covers by half or more: corners survive blurring."""
-    around = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    ring = cv2.dilate(mask.astype(np.uint8), np.ones((11, 11), np.uint8)).astype(bool) & ~around
-    if not ring.any():
-        return mask
-    inside, outside = np.median(lab[mask], axis=0), np.median(lab[ring], axis=0)
-    axis = (inside - outside) / max(1e-6, float(np.square(inside - outside).sum()))
-    return mask | (around & ((lab - outside) @ axis >= 0.5))
-
-
-def _fit_shape(mask: np.ndarray) -> tuple[str, float, float]:
-    """(best shape, its intersection over union, lead over the second) for shapes of the mask's area and centroid."""
-    rows, columns = np.nonzero(mask)
-    y, x = rows.mean() + 0.5, columns.mean() + 0.5
-    scores = {}
-    for shape in SHAPES:
-        unit, offset = _unit_area(shape)
-        radius = float(np.sqrt(len(rows) / unit))
-        drawn = coverage(Shape("red", shape, x, y - offset * radius, radius))
-        drawn = cv2.GaussianBlur(drawn, (0, 0), ROUNDING) > 0.5
-        fit = (mask & drawn).sum() / max(1, (mask | drawn).sum())
-        scores[shape] = float(fit) - (CIRCLE_HANDICAP if shape == "circle" else 0.0)
-    best, second = sorted(scores, key=scores.get, reverse=True)[:2]
-    return best, scores[best], scores[best] - scores[second]
+from .world import COLOURS, DIRECTIONS, SHAPES
 
 
 def last_quarter(frames: int) -> list[int]:

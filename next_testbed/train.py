@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from testbed import processes
+from testbed.card import write_card
 from testbed.trainer import replace_folder
 
-from .card import write_card
 from .latents import encode_all
 from .lineages import module_of
 from .train_clip import train_clip

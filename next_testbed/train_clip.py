@@ -7,21 +7,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from testbed.train_clip import clip_pixels
 from testbed.trainer import fit, rank_and_world, replace_folder
 
 from .captions import scene_caption
 from .clips import training_clip
 from .models import build_clip, build_clip_tokenizer
 from .world import final_objects, generator
-
-# The normalisation of CLIPImageProcessor, which prepares the reference image in the pipeline.
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-
-
-def clip_pixels(frame) -> torch.Tensor:
-    """uint8 (64, 64, 3) -> normalised float (3, 64, 64), as CLIPImageProcessor does at this size."""
-    return (torch.from_numpy(frame).permute(2, 0, 1).float() / 255 - MEAN) / STD
 
 
 def frame_and_sentence(index: int, seed: int) -> tuple[torch.Tensor, str]:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPModel
 
+from testbed.train_clip import clip_pixels
 from testbed.trainer import fit, rank_and_world, save_atomically
 
 from .clips import Clip, training_clip
 from .hunyuan import IMAGE_TOKENS, Denoiser, build_text_encoder, build_transformer, tokenize
 from .models import TEXT_DIM, vision_half
-from .train_clip import clip_pixels
 from .train_text import IGNORED, QUESTIONS, answers
 from .world import COLOURS, SHAPES, SIZE, coverage
 

@@ -8,24 +8,13 @@ import numpy as np
 import torch
 
 from testbed.muon import muon_and_adamw
+from testbed.train_vae import to_tensor, with_noise
 from testbed.trainer import fit, rank_and_world, replace_folder
 
 from .clips import training_clip
 from .lineages import module_of
 from .models import LATENT_CHANNELS
 from .world import FRAMES
-
-
-def to_tensor(video: np.ndarray) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> float (3, T, H, W) in [-1, 1]."""
-    return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
-
-
-def with_noise(latents: torch.Tensor, most: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Latents (B, C, F, H, W) plus Gaussian noise, in each clip of a standard deviation drawn from 0 to `most`."""
-    strength = torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-    noise = strength * torch.randn(latents.shape, generator=generator)
-    return latents + most * noise.to(latents.device)
 
 
 def train_vae(folder: Path, *, lineage: str, seed: int, rounds: dict[str, dict], device="cpu"):

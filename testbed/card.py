@@ -22,6 +22,23 @@ ABOUT = {
             "i2v": "the same, image-to-video",
         },
     },
+    "hunyuan": {
+        "what": "the HunyuanVideo classes: dual and single stream blocks, the reference's clean latent as the first frame",
+        "parts": ("transformer", "text_encoder", "text_encoder_2", "vae"),
+        "loss": "flow-matching mean squared error (t2v, i2v; phases differ in difficulty), contrastive cross-entropy (clip) and "
+        "a sum of cross-entropies (llava)",
+        "text": "The LLaVA was trained before the transformers, on references and captions, and frozen: linear heads tell of "
+        "image tokens what covers their patch, and of a caption's last word what will happen.",
+        "stages": {
+            "vae": "AutoencoderKLHunyuanVideo (windows of 1 and 9 frames)",
+            "vae-whole": "AutoencoderKLHunyuanVideo (whole clips)",
+            "vae-noise": "AutoencoderKLHunyuanVideo (whole clips, noise on the latents)",
+            "clip": "CLIPModel",
+            "llava": "LlavaForConditionalGeneration (references and captions)",
+            "t2v": "HunyuanVideoTransformer3DModel, text-to-video",
+            "i2v": "the same, image-to-video",
+        },
+    },
     "cogvideox": {
         "what": "the CogVideoX classes: text and video in one joint attention, v-prediction",
         "parts": ("transformer", "text_encoder", "vae"),

@@ -11,7 +11,6 @@ from next_testbed.camera import camera_shift
 from next_testbed.clips import training_clip
 from next_testbed.models import SLOTS, build_clip, build_llama_tokenizer, build_tokenizer, text_half, vision_half
 from next_testbed.oracle import Oracle
-from next_testbed.train_clip import clip_pixels
 from next_testbed.world import (
     DRIFT,
     EVENTS,
@@ -26,6 +25,7 @@ from next_testbed.world import (
     sample_ambient,
     state,
 )
+from testbed.train_clip import clip_pixels
 
 CLIPS = [training_clip(i, seed=4) for i in range(120)]
 SAMPLES = [
