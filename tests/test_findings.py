@@ -110,7 +110,7 @@ def findings():
         ("it adds {effect:.1f} points on the Wan-type model ({low:.1f} to {high:.1f})", claim(WAN, "alignvid-adherence")),
         ("and {effect:.1f} on the CogVideoX-type model ({low:.1f} to {high:.1f}); neither survives", claim(COG, "alignvid-adherence")),
         ("In all ten it adds {effect:.0f} ({low:.0f} to {high:.0f}; {n} prompts)", sweep(WAN, "alignvid-early-all")),
-        ("and {effect:.0f} ({low:.0f} to {high:.0f}). In joint", sweep(COG, "alignvid-early-all")),
+        ("and {effect:.1f} ({low:.1f} to {high:.1f}). In joint", sweep(COG, "alignvid-early-all")),
         ("beyond the paper, give {effect:.1f} ({low:.1f} to {high:.1f}).", sweep(COG, "alignvid-reference-keys")),
         ("goes {effect:.1f} pixels further under guidance 3 ({low:.1f} to {high:.1f}; of {before:.1f})", moves(WAN, "dymos-1", 3)),
         ("and {effect:.1f} without ({low:.1f} to {high:.1f}), both inconclusive", moves(WAN, "dymos-1")),

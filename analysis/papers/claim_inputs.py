@@ -14,10 +14,9 @@ import pandas as pd
 
 from ..attention.recording_summaries import dominance, frame_distance, frame_matrix, measures, neighbours
 from ..report.film_strips import outcomes
-from ..report.score_tables import NoTables, gather, study_table
+from ..report.score_tables import NoTables, gather, study_table, videos_of
 from ..study.parameters import Parameters
 from ..study.results_layout import SCORES as TABLE
-from ..study.score_columns import MOTION, PARTIAL
 from .claim_schema import FRAMES, JOINT, LAYERS, PARTS, SCORES, Setting
 
 PAIR = ["sample", "seed"]
@@ -93,14 +92,9 @@ class Study:
         return rows[[*PAIR, "value"]].reset_index(drop=True)
 
     def _of_scores(self, model, setting, measure):
-        rows = self.rows(self.scores, model, setting)
-        if measure not in MOTION:  # sweeps of some categories would weigh these more than the benchmark does
-            rows = rows[rows["categories"] == ""]
+        rows = videos_of(self.rows(self.scores, model, setting), measure)
         if rows.empty:
             raise NotRun(f"not run on all categories: {setting}")
-        if measure in PARTIAL and measure in rows and rows[measure].notna().any():
-            rows = rows.dropna(subset=measure)
-        rows = rows.drop_duplicates(PAIR)
         if measure == "still_copy":  # follows from the answers, also of videos that were scored before it was a column
             copies = outcomes(rows, self.parameters.benchmark.seed) == "still copy"
             return rows.assign(value=copies.astype(int))

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from ..study.score_columns import is_proportion
-from ..study.significance import LEVEL, mean_and_p, paired_difference, rank_correlation
+from ..study.significance import clear_side, mean_and_p, paired_difference, rank_correlation
 from .claim_inputs import NotRun, Study, common
 from .claim_schema import ATTENTION, KNOWN, Correlation, Cost, Difference, FirstHalf, Trend
 
@@ -54,7 +54,7 @@ def _harmless(test: Difference, study: Study, model: str, effect: Effect) -> str
         return "nothing changed"
     copies = [study.values(model, s, "still_copy") for s in (test.a, test.against[0])]
     more = paired_difference(*common(*copies), "value", proportion=True)
-    if more["low"] > 0 and more["p"] < LEVEL:
+    if clear_side(more["low"], more["high"], more["p"]) > 0:
         return f"the videos freeze: still copies {100 * more['difference']:+.0f} points"
     return ""
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..report.against_unsteered import on_common_samples
-from ..report.score_tables import gather
+from ..report.score_tables import ALWAYS, gather, videos_of
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
-from ..study.score_columns import MOTION, PARTIAL, is_proportion
+from ..study.score_columns import is_proportion
 from ..study.significance import decide, holm, mean_interval, paired_difference
 from .table_commands import OLDER, command, explain, sweeps_of
 from .table_pages import AGREEMENT, count, links, markdown, overview
@@ -28,7 +28,6 @@ __all__ = ["build_tables", "count", "links", "markdown", "overview", "write_tabl
 SPECS, PUBLISHED = Path("papers/tables"), Path("papers/published.csv")
 SIGNS = {"increase": 1, "decrease": -1}
 PAIR = ["sample", "seed"]
-ALWAYS = "flow_px"  # every video that was scored has it, so that an empty column is told from a video that failed
 COLUMNS = ["paper", "table", "row", "beside", "backbone", "metric", "published", "stated", "published_change", "unit",
            "grade", "source", "method", "guidance_scale", "measured_on", "estimator", "measured", "low", "high", "n",
            "seeds", "videos", "change", "change_low", "change_high", "p", "p (Holm)", "changed", "detectable", "direction",
@@ -56,16 +55,6 @@ def pick(scores: pd.DataFrame, row: Row, model: Model, parameters: Parameters) -
     """The scores of a row; empty where there are none. A setting that two sweeps have is there twice."""
     part = scores[scores["sweep"].isin(sweeps_of(row, model, parameters)) & (scores["method"] == row.method)]
     return part[part["guidance_scale"] == row.scale(model)]
-
-
-def of_metric(part: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The scores of a row that a metric is of, one per sample and seed: of a measure of asked motion, in whichever sweep it
-    was scored, else of the sweeps of all categories, which a sweep of one would unbalance."""
-    if metric.measured in MOTION and metric.measured in part and part[metric.measured].notna().any():
-        part = part.dropna(subset=metric.measured)
-    elif metric.measured not in MOTION:
-        part = part[part["categories"] == ""]
-    return part.drop_duplicates(PAIR)
 
 
 def build(
@@ -116,12 +105,12 @@ def give_directions(family: list[dict]) -> None:
 def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -> dict:
     """Mean, interval over prompts and change against the baseline of one cell, in the metric's unit and digits, on the
     samples and seeds that the row and its baseline have. `ends`: the interval of the change before it is rounded."""
-    part = of_metric(part, metric)
+    part = videos_of(part, metric.measured)
     if part.empty:
         return {"measured": "not run"}
     if metric.none:
         return {"measured": "no stand-in"}
-    baseline = of_metric(baseline, metric) if baseline is not None else None
+    baseline = videos_of(baseline, metric.measured) if baseline is not None else None
     prompts, tables = part["sample"].nunique(), [part] + ([baseline] if baseline is not None and len(baseline) else [])
     if metric.events:
         tables = [t[t["main_category"].isin(metric.events)] for t in tables]
@@ -129,8 +118,6 @@ def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -
         return {"measured": "not run", "reason": f"no sample of this event among the {prompts} prompts"}
     if any(_is_older(t, metric.measured) for t in tables):
         return {"measured": "not run", "reason": OLDER}
-    if metric.measured in PARTIAL:
-        tables = [t[t[metric.measured].notna() | t[ALWAYS].isna()] for t in tables]
     part, *rest = on_common_samples(dict(enumerate(tables))).values()
     if part.empty:
         return {"measured": "not run", "reason": "no sample in common with its baseline"}

@@ -11,7 +11,7 @@ from . import labels
 from .findings import number
 from .score_tables import NoTables
 
-EVENTS = {"appear": "appear", "disappear": "disappear", "recolour": "recolour", "move": "move"}
+EVENTS = ("appear", "disappear", "recolour", "move")
 
 
 def instruments(backbones: list[str]) -> pd.DataFrame:

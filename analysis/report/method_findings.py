@@ -5,16 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from ..study.parameters import Parameters
+from ..study.significance import clear_side
 from . import labels
 from .against_unsteered import MEASURES, change_unit
 from .findings import effect, number
-
-LEVEL = 0.05  # of Holm's p: as for the claims, an effect needs an interval clear of zero and this
-
-
-def decided(row) -> int:
-    """1 or -1 if a row of `against_unsteered` rises or falls by the rule of the claims, else 0."""
-    return (int(row["low"] > 0) - int(row["high"] < 0)) * int(row["p (Holm)"] < LEVEL)
 
 
 def found_on(backbone: str, changes: pd.DataFrame, parameters: Parameters) -> str:
@@ -27,7 +21,9 @@ def found_on(backbone: str, changes: pd.DataFrame, parameters: Parameters) -> st
         sentences.append(f"{scale} alone, at the cost of a second pass: {_effect(best)} of adherence.")
     for scale, rows in table[table["method"] != "none"].groupby("guidance_scale"):
         where = "Without guidance" if scale == 1 else f"On top of guidance {scale:g}"
-        signs = pd.Series([decided(row) for _, row in rows.iterrows()], index=rows.index)
+        signs = pd.Series(
+            [clear_side(*ends) for ends in rows[["low", "high", "p (Holm)"]].to_numpy()], index=rows.index
+        )
         parts = [
             f"adherence {verb} with {_listed(rows[signs == sign], parameters)}"
             for sign, verb in ((1, "rises"), (-1, "falls"))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..study.parameters import Parameters
 from ..study.score_columns import COLUMNS
-from ..study.significance import LEVEL, holm, paired_difference
+from ..study.significance import LEVEL, clear_side, holm, paired_difference
 from . import labels
 from .findings import effect, interval, number
 from .score_tables import gather
@@ -106,7 +106,8 @@ def motion_found(changes: pd.DataFrame, parameters: Parameters) -> list[str]:
     for backbone, own in changes[changes["measure"] == "asked_px"].groupby("backbone", sort=False):
         parts = []
         for scale, rows in own.groupby("guidance_scale"):
-            clear = rows[(rows["p (Holm)"] < LEVEL) & ((rows["low"] > 0) | (rows["high"] < 0))]
+            sides = [clear_side(*ends) for ends in rows[["low", "high", "p (Holm)"]].to_numpy()]
+            clear = rows[np.array(sides) != 0]
             told = [
                 f"{effect(r['difference'], r['low'], r['high'], 'px')} under {labels.setting(r['method'], 1.0, parameters)}"
                 for r in clear.to_dict("records")

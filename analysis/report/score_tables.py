@@ -8,6 +8,9 @@ import pandas as pd
 
 from ..study.parameters import Parameters
 from ..study.results_layout import SCORES, attention_study_folder, autoencoder_file, sweep_folder
+from ..study.score_columns import MOTION, PARTIAL
+
+ALWAYS = "flow_px"  # every video that was scored has it, so that a column not defined is told from a video that failed
 
 ATTENTION = ("attention-cells.csv", "attention-steps.csv", "attention-frames.csv")
 
@@ -40,6 +43,19 @@ def study_table(study: str, backbone: str, table: str, results: Path | str = "re
 def autoencoder_table(backbone: str) -> pd.DataFrame:
     """What the autoencoder of a backbone's lineage alone costs, a row per question. Raises NoTables if it is not there."""
     return _read(autoencoder_file(backbone), f"reconstruct --backbone {backbone}")
+
+
+def videos_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows of one setting that a column is of, one per sample and seed; a setting that two sweeps have is the same video.
+
+    Measures of asked motion are of whichever sweep measured them, all others of the sweeps of all categories, which a sweep of
+    one would unbalance. Samples for which a column is not defined are left out; videos that failed are not.
+    """
+    if column not in MOTION:
+        rows = rows[rows["categories"] == ""]
+    if column in PARTIAL and column in rows and rows[column].notna().any():
+        rows = rows[rows[column].notna() | rows[ALWAYS].isna()]
+    return rows.drop_duplicates(["sample", "seed"])
 
 
 def gather(parameters: Parameters, results: Path | str | None = None, table: str = SCORES) -> pd.DataFrame:

@@ -181,11 +181,13 @@ def holm(p_values) -> np.ndarray:
     return out
 
 
+def clear_side(low: float, high: float, p: float, line: float = 0.0) -> int:
+    """1 or -1 if the interval lies wholly above or below `line` and `p`, corrected for its family, is below 5 %, else 0. A p
+    of nan is for what has none (quartiles of timings): the interval decides."""
+    return 0 if p >= LEVEL else int(low > line) - int(high < line)
+
+
 def decide(low: float, high: float, p: float, sign: int, line: float = 0.0) -> str:
-    """The rule of every verdict: "supported" if the interval lies wholly on the claimed side of `line` (`sign` 1 above, -1
-    below) and `p`, corrected for its family, is below 5 %; "contradicted" if so on the other side; else "inconclusive".
-    A p of nan is for what has none (quartiles of timings): the interval decides."""
-    side = 1 if low > line else -1 if high < line else 0
-    if p >= LEVEL:
-        side = 0
-    return {sign: "supported", -sign: "contradicted", 0: "inconclusive"}[side]
+    """The rule of every verdict: "supported" if `clear_side` is the claimed one (`sign` 1 above `line`, -1 below),
+    "contradicted" if the other, else "inconclusive"."""
+    return {sign: "supported", -sign: "contradicted", 0: "inconclusive"}[clear_side(low, high, p, line)]
