@@ -60,6 +60,9 @@ class Kept:
     """A method that changes nothing: it lets the others act once more while gradient checkpointing recomputes blocks in
     the backward pass, when the forward pass that they belong to has ended."""
 
+    keeps_context = True
+    neutral = True
+
     def check(self, model) -> None:
         """Nothing to refuse."""
 
@@ -69,7 +72,7 @@ class Kept:
 
     def edit_output(self, model, inputs, context, output, run):
         """Note where the forward pass stands."""
-        self.controller, self.context = run.__self__, context
+        self.controller, self.context = run.controller, context
         self.layout = self.controller.layout
         return output
 

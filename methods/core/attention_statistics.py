@@ -30,13 +30,12 @@ def statistics(
     query, key, batch = query.to(exact), key.to(exact), query.shape[0]
     # Subtracting one vector from all keys changes no weight, and what keys share would only cost digits of the entropy.
     key = key - key.mean(2, keepdim=True)
-    if call.bias is not None:  # one more feature carries the bias: (bias / scale) * [j is reference]
-        is_reference = torch.zeros(key.shape[2], device=key.device, dtype=exact)
-        is_reference[call.reference] = 1
+    for members, per_query in call.groups_with_bias():  # one more feature each: (bias / scale) * [j is in the group]
         bias = torch.zeros(batch, len(rows), device=key.device, dtype=exact)
-        bias[call.conditional()] = call.bias[rows].to(exact) / scale
+        bias[call.conditional()] = per_query[rows].to(exact) / scale
+        inside = members.to(exact)[:, None, :, None]
         query = torch.cat([query, bias[:, None, :, None].expand(*query.shape[:3], 1)], -1)
-        key = torch.cat([key, is_reference[None, None, :, None].expand(*key.shape[:3], 1)], -1)
+        key = torch.cat([key, inside.expand(*key.shape[:3], 1)], -1)
     mask = call.rows_of_mask(rows)
     columns = [("mass", g, call.keys.where(g)) for g in GROUPS if groups and g in call.layout.groups]
     frame_of_key = call.keys.frames

@@ -60,7 +60,7 @@ class Recording:
         """Add the statistics of one attention call, as the methods left it, with its output (B, H, Lq, D)."""
         self._steps = call.context.steps
         batch, half = call.query.shape[0], call.query.shape[0] // 2
-        branches = [(call.context.branch, slice(0, batch))]
+        branches = [(call.context.extra or call.context.branch, slice(0, batch))]
         if call.context.branch == "both":
             branches = [("uncond", slice(0, half)), ("cond", slice(half, batch))]
         rows, frame_of_row, frames = self._rows(call)
@@ -144,6 +144,7 @@ def record(
     queries: int | None = None,
     steps: int | None = None,
     image_tokens: int | None = None,
+    branches: tuple[str, ...] | None = None,
 ):
     """Record attention statistics of video queries inside a `with` block, after all methods of `steer`.
 
@@ -152,10 +153,10 @@ def record(
     received: mean attention per key. norm: Euclidean length of the attention output over all heads, before the output
     projection; in cross-attention the outputs of the image and the text branch are added, so their norms say how much of
     the sum is text. blocks: as in AlignVid. queries: this many evenly spaced queries per latent frame instead of all of them
-    (the table states it): exact for these, an estimate of the frame's mean. steps, image_tokens: as in `steer`. Statistics
-    are computed in float32.
+    (the table states it): exact for these, an estimate of the frame's mean. steps, image_tokens, branches: as in `steer`.
+    Statistics are computed in float32.
     Yields a Recording, which averages over all videos made under the context.
     """
     recording = Recording(entropy, groups, frames, received, largest, norm, blocks, queries)
-    with attach(pipe_or_transformer, [recording], steps=steps, image_tokens=image_tokens):
+    with attach(pipe_or_transformer, [recording], steps=steps, image_tokens=image_tokens, branches=branches):
         yield recording
