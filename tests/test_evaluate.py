@@ -17,10 +17,11 @@ from videos_of_others import manifest, panned, table, texture, write
 
 from analysis.scorers import evaluate as module
 from analysis.scorers import registry
+from analysis.scorers.command import _all_that_run
 from analysis.scorers.describe import markdown
 from analysis.scorers.evaluate import Settings, evaluate, write_scores
 from analysis.scorers.manifest import read_manifest
-from analysis.scorers.scorer import Metric, Scorer
+from analysis.scorers.scorer import Metric, Requires, Scorer
 from analysis.scorers.video import STATUSES, NotScored
 
 
@@ -216,7 +217,7 @@ DEADLY = """
 import os
 from dataclasses import dataclass
 from typing import ClassVar
-from analysis.scorers.scorer import Metric, Scorer
+from analysis.scorers.scorer import Metric, Requires, Scorer
 
 @dataclass(frozen=True)
 class Deadly(Scorer):
@@ -301,6 +302,15 @@ def test_the_command_says_what_is_wrong(tmp_path):
         assert status == 1 and "error: " in err and "Traceback" not in err and what in err, err
     status, out, err = finish(start(tmp_path, "-m", "analysis", "scorers"))
     assert status == 0 and "temporal_flickering (version 1): can run" in out, err
+
+
+def test_all_are_those_that_can_run(capsys, monkeypatch):
+    monkeypatch.setattr(
+        Requires, "missing", lambda self: "brisque is not there" if "brisque" in self.packages else None
+    )
+    found = _all_that_run(["sharpness:", "optical_flow"])
+    assert "temporal_flickering" in found and not {"sharpness", "optical_flow", "brisque_pypi"} & set(found)
+    assert "left out: brisque_pypi: brisque is not there" in capsys.readouterr().err
 
 
 def test_the_page_has_what_the_scorers_say_of_themselves():

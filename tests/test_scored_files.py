@@ -1,5 +1,6 @@
 """Files that are scored: every kind is read as others read it, broken ones are rows with a reason, manifests are checked."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -27,6 +28,21 @@ def test_files_of_every_kind_are_read(tmp_path, suffix):
         capture = cv2.VideoCapture(str(video.path))
         assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(16)
         assert np.array_equal(video.frames[0], capture.read()[1][..., ::-1])
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1)])
+def test_a_film_of_a_turned_phone_is_upright(tmp_path, matrix):
+    """As OpenCV turns it; the matrix of the track's header says how, in 16.16 fixed point."""
+    path = write(tmp_path / "a.mp4", panned(3, 32, 64))
+    a, b, c, d = (65536 * x for x in matrix)
+    before, after = (
+        struct.pack(">9i", *m) for m in ((65536, 0, 0, 0, 65536, 0, 0, 0, 2**30), (a, b, 0, c, d, 0, 0, 0, 2**30))
+    )
+    data = path.read_bytes()
+    track = data.index(before, data.index(b"tkhd"))
+    path.write_bytes(data[:track] + after + data[track + len(before) :])
+    assert np.array_equal(Video(path).frames[0], cv2.VideoCapture(str(path)).read()[1][..., ::-1])
+    assert Video(path).frames.shape[1:3] == ((32, 64) if b == 0 else (64, 32))
 
 
 def test_a_folder_of_images_is_a_video_without_a_time(tmp_path):
