@@ -24,7 +24,9 @@ def _section(scorer: Scorer) -> str:
         said = {"Needs": requires.install, "Weights": requires.weights, "Licence": requires.licence}
         lines += [f"{what}: {text}." for what, text in said.items() if text]
     lines += [""] * (lines[-1] != "") + ["| metric | unit, range | what it is | published |", "|---|---|---|---|"]
-    lines += [f"| `{name}` | {_range(m)} | {m.what} | {_published(m)} |" for name, m in scorer.metrics.items()]
+    for name, metric in scorer.metrics.items():
+        what = " ".join(metric.what.split()).replace("|", r"\|")
+        lines.append(f"| `{name}` | {_range(metric)} | {what} | {_published(metric)} |")
     return "\n".join(lines)
 
 
