@@ -315,7 +315,7 @@ def test_all_are_those_that_can_run(capsys, monkeypatch):
 
 def test_the_page_has_what_the_scorers_say_of_themselves():
     page = (ROOT / "docs/evaluating.md").read_text()
-    assert markdown() in page, "write it again: python -m analysis scorers --markdown"
+    assert markdown() in page, "write it again: python -m analysis scorers --page docs/evaluating.md"
     for status, what in STATUSES.items():
         kept = "yes" if status in module.KEPT else "no"
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{status}` |"))

@@ -68,13 +68,17 @@ def _all_that_run(named: list[str]) -> list[str]:
     return found
 
 
-def scorers(markdown: Annotated[bool, typer.Option("--markdown", help="as docs/evaluating.md has it")] = False):
+def scorers(
+    page: Annotated[
+        Path | None, typer.Option(help="write their sections into this page instead, docs/evaluating.md")
+    ] = None,
+):
     """List the scorers: what each measures, what it needs, and why it cannot run here if it cannot."""
-    from .describe import markdown as described
+    from .describe import write_into
     from .registry import make_scorer, scorer_names
 
-    if markdown:
-        print(described(), end="")
+    if page:
+        write_into(page)
         return
     for name in scorer_names():
         scorer = make_scorer(name)
