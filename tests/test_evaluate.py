@@ -297,6 +297,8 @@ def test_the_command_says_what_is_wrong(tmp_path):
         (["--scorers", "sharpnes"], "unknown scorer 'sharpnes'; known are"),
         (["--scorers", "sharpness", "--fps", "-3"], "--fps is -3.0; a positive number"),
         (["--scorers", "sharpness", "--workers", "0"], "--workers is 0"),
+        (["--scorers", "sharpness", "-o", "."], ". is a folder"),
+        (["--scorers", "sharpness", "-o", "a.mkv/scores.csv"], "a.mkv"),
     ]:
         status, _, err = finish(start(tmp_path, "-m", "analysis", "evaluate", str(path), *arguments))
         assert status == 1 and "error: " in err and "Traceback" not in err and what in err, err

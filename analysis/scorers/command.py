@@ -37,6 +37,10 @@ def evaluate(
         raise ValueError(f"--workers is {workers}; at least 1 is needed")
     if not limit > 0:
         raise ValueError(f"--limit is {limit}; GiB above 0 are wanted")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; the name of a table is wanted")
+    for folder in (cache, out.parent):  # what cannot be written ends the command here, and not after the work
+        folder.mkdir(parents=True, exist_ok=True)
     rows, unread = read_manifest(manifest, fps)
     if "all" in names:
         names = [name for name in names if name != "all"] + _all_that_run(names)
