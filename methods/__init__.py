@@ -7,5 +7,6 @@ from .core.steer import steer
 from .dymos import DyMoS
 from .focal_guidance import FocalGuidance
 from .low_pass_guidance import LowPassGuidance
+from .overlay import save_overlay
 
-__all__ = ["AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "blur_image", "record", "steer"]
+__all__ = ["AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "blur_image", "record", "save_overlay", "steer"]

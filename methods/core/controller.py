@@ -118,7 +118,7 @@ class Controller:
             if not acting:
                 return original(*args, **kwargs)
             methods = {site: [a.method for a in found] for site, found in active.items()}
-            where = self.model_now, block, self.context, self.layout_now(), self.block_input
+            where = self.model_now, block, self.context, self.layout_now(), self.block_input, self.model_inputs
             native = native_attention(module) if backend else nullcontext()
             with native, InterceptSDPA(module, methods, *where) as intercepted:
                 out = original(*args, **kwargs)
