@@ -12,15 +12,20 @@ from .core.forward_context import ForwardContext
 from .families import COGVIDEOX, Block
 from .guidance_formula import check_guidance, check_pipeline, forget, replace_uncond, with_sample
 
+SCALES = ("sample", "channel", "none")
+
 
 @dataclass(frozen=True)
 class CFGZeroStar:
-    """Guide with s u + w (c - s u), s = <c, u> / |u|^2 for each sample, instead of u + w (c - u).
+    """Guide with s u + w (c - s u), s = <c, u> / |u|^2, instead of u + w (c - u).
 
-    optimized_scale: False leaves s at 1.
-    zero_steps: the prediction of so many first steps is zero, so that the latents stay as they are. The paper has it in the
-        first 4 % of the steps, the released Wan image-to-video code in two, diffusers' guider in one. Off by default: it is
-        the part that users report not to work for image-to-video (github kijai/ComfyUI-WanVideoWrapper, issue 336).
+    scale: "sample" takes one s for each video, as the paper and diffusers do; "channel" one for each latent channel, as the
+        released script for Wan image-to-video does, whose predictions have no batch axis (github
+        WeichenFan/CFG-Zero-star at 3162be1); "none" leaves s at 1.
+    zero_steps: the prediction of so many first steps is zero, so that the latents stay as they are. The released code advises
+        4 % of the steps, and one step for Wan image-to-video, more being unstable; its own `zero_steps` counts from 0, so that
+        its 0 is 1 here, as in diffusers' guider. Off by default: it is the part that is reported not to work well for
+        image-to-video (github kijai/ComfyUI-WanVideoWrapper, issue 336).
 
     Defined by the paper for flow matching, where c and u are velocities and s minimises a bound on the error of the guided
     one. CogVideoX's v-prediction is the velocity of its own path too, dx/dphi of x = cos(phi) x_0 + sin(phi) eps, so the
@@ -34,12 +39,12 @@ class CFGZeroStar:
     changes_guidance: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
-    optimized_scale: bool = True
+    scale: str = "sample"
     zero_steps: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.optimized_scale, bool):
-            raise ValueError(f"CFGZeroStar optimized_scale must be True or False, not {self.optimized_scale!r}")
+        if self.scale not in SCALES:
+            raise ValueError(f"CFGZeroStar scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
         if isinstance(self.zero_steps, bool) or not isinstance(self.zero_steps, int) or self.zero_steps < 0:
             raise ValueError(
                 f"CFGZeroStar zero_steps must be a whole number of steps, 0 or more, not {self.zero_steps!r}"
@@ -65,16 +70,18 @@ class CFGZeroStar:
 
     def edit_output(self, model, inputs: dict, context: ForwardContext, output, run):
         """The unconditional prediction scaled, or nothing but zeros in the first steps."""
-        if self.zero_steps == 0 and not self.optimized_scale:
+        if self.zero_steps == 0 and self.scale == "none":
             return output
+        kept = {0} if self.scale == "sample" else {0, 2 if model.family == COGVIDEOX else 1}
+
+        def formula(cond, uncond):
+            if self.scale == "none":
+                return uncond
+            axes = tuple(axis for axis in range(cond.ndim) if axis not in kept)
+            s = (cond * uncond).sum(axes, keepdim=True) / ((uncond**2).sum(axes, keepdim=True) + 1e-8)
+            return s * uncond
+
+        output = replace_uncond(self, model, inputs, context, output, formula)
         if context.step < self.zero_steps:
-            output = replace_uncond(self, model, inputs, context, output, lambda cond, uncond: uncond)
             return with_sample(output, torch.zeros_like(output[0]))
-        scale = _scaled if self.optimized_scale else lambda cond, uncond: uncond
-        return replace_uncond(self, model, inputs, context, output, scale)
-
-
-def _scaled(cond: torch.Tensor, uncond: torch.Tensor) -> torch.Tensor:
-    axes = tuple(range(1, cond.ndim))
-    scale = (cond * uncond).sum(axes, keepdim=True) / ((uncond**2).sum(axes, keepdim=True) + 1e-8)
-    return scale * uncond
+        return output

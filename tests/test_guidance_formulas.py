@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,8 +24,9 @@ from methods.families import COGVIDEOX, WAN
 from methods.registry import from_dict, to_dict
 
 APG = AdaptiveProjectedGuidance
+RELEASED = json.loads((Path(__file__).parent / "data/released_remedies.json").read_text())
 METHODS = [CFGZeroStar(), APG(eta=0.3, momentum=-0.5, threshold=5.0)]
-NEUTRAL = [CFGZeroStar(optimized_scale=False), APG(eta=1, momentum=0)]
+NEUTRAL = [CFGZeroStar(scale="none"), APG(eta=1, momentum=0)]
 
 
 def built(name):
@@ -59,6 +62,37 @@ def loop(method, family, times, batched, pairs, latents, pipe=None):
         found.append(new_uncond + 4 * (new_cond - new_uncond))
     assert not guidance_formula._waiting
     return found
+
+
+def wave(shape, rate):
+    """The inputs of the stored outputs of released code."""
+    return torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * rate).reshape(shape)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_released_code_gives_the_same(batched):
+    """At scale 4 here, whose stored outputs are at scale 5: p = u' + w (c - u') gives the one from the other."""
+    pairs = [(wave((2, 4, 3, 2, 3), 0.7), wave((2, 4, 3, 2, 3), 0.9))]
+    shown = [(c[:1], u[:1]) for c, u in pairs]
+    steps = [tuple(wave((1, 4, 3, 2, 3), rate + s) for rate in (0.7, 0.9)) for s in range(3)]
+    cases = [
+        (CFGZeroStar(), pairs, "CFG-Zero* diffusers"), (CFGZeroStar(scale="channel"), shown, "CFG-Zero* image-to-video"),
+        (dataclasses.replace(APG.published("multitalk"), threshold=5.0), steps, "APG MultiTalk"),
+    ]  # fmt: skip
+    for method, predictions, name in cases:
+        found = loop(method, WAN, (900.0, 500.0, 100.0)[: len(predictions)], batched, predictions, predictions[0][0])
+        at_5 = [c + (p - c) * 4 / 3 for p, (c, _) in zip(found, predictions, strict=True)]
+        assert torch.allclose(torch.cat(at_5).flatten(), torch.tensor(RELEASED[name]["output"]).double(), atol=1e-6), (
+            name
+        )
+
+
+def test_a_scale_for_each_channel_of_cogvideox():
+    cond, uncond = wave((2, 3, 4, 2, 3), 0.7), wave((2, 3, 4, 2, 3), 0.9)  # frames, then channels
+    found = loop(CFGZeroStar(scale="channel"), COGVIDEOX, (900.0,), True, [(cond, uncond)], cond)[0]
+    swapped = [(cond.transpose(1, 2), uncond.transpose(1, 2))]
+    expected = loop(CFGZeroStar(scale="channel"), WAN, (900.0,), True, swapped, cond.transpose(1, 2))[0]
+    assert torch.allclose(found, expected.transpose(1, 2), atol=1e-12)
 
 
 SHAPES = st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 4)] * 3)
@@ -149,9 +183,9 @@ def test_pipelines_are_guided_and_themselves_again(name):
             assert torch.equal(run(pipe, inputs), guided)
         assert guided.isfinite().all() and not torch.allclose(guided, plain, atol=1e-4)
     if not name.startswith("cogvideox"):
-        with steer(pipe, CFGZeroStar(optimized_scale=False, zero_steps=3)):
+        with steer(pipe, CFGZeroStar(scale="none", zero_steps=3)):
             still = run(pipe, inputs)
-        with steer(pipe, CFGZeroStar(optimized_scale=False, zero_steps=2)):
+        with steer(pipe, CFGZeroStar(scale="none", zero_steps=2)):
             assert not torch.equal(run(pipe, inputs), still)
         assert not torch.equal(still, plain)
     assert torch.equal(run(pipe, inputs), plain)
@@ -272,7 +306,7 @@ def test_the_noise_level_of_cogvideox_needs_its_pipeline():
     ("make_method", "words"),
     [
         (lambda: CFGZeroStar(zero_steps=-1), "-1"), (lambda: CFGZeroStar(zero_steps=0.04), "0.04"),
-        (lambda: CFGZeroStar(optimized_scale=2), "True or False"), (lambda: APG(eta=float("nan")), "nan"),
+        (lambda: CFGZeroStar(scale="frame"), "sample, channel, none"), (lambda: APG(eta=float("nan")), "nan"),
         (lambda: APG(momentum=-1.0), "-1.0"), (lambda: APG(threshold=0.0), "0.0"), (lambda: APG(space="noise"), "'noise'"),
         (lambda: APG.published("sdxl"), "multitalk"),
     ],
@@ -282,6 +316,6 @@ def test_wrong_settings_are_named(make_method, words):
         make_method()
 
 
-@pytest.mark.parametrize("method", [CFGZeroStar(zero_steps=2), APG(), APG.published("multitalk")])
+@pytest.mark.parametrize("method", [CFGZeroStar(zero_steps=2, scale="channel"), APG(), APG.published("multitalk")])
 def test_settings_survive_json(method):
     assert from_dict(json.loads(json.dumps(to_dict(method)))) == method

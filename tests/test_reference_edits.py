@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.ltx import pipeline_ltx_condition
 from families import FAMILIES, forward, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,6 +162,28 @@ def test_the_amplitude_is_its_formula(shape, amplitude, spread, seed):
             mean = difference.mean()
             sample[:, f] = np.clip(sample[:, 0] + amplitude * (difference - mean) + mean, -6, 6)
     assert np.allclose(scale_difference(torch.tensor(latents), amplitude), expected, atol=1e-12)
+
+
+def test_the_released_node_gives_the_same():
+    """Its inputs: latents 5 sin(0.7 n), a part of which is clamped."""
+    released = json.loads((Path(__file__).parent / "data/released_remedies.json").read_text())["PainterI2V"]["output"]
+    latents = 5 * torch.sin(torch.arange(72, dtype=torch.float64) * 0.7).reshape(1, 4, 3, 2, 3)
+    assert 6.0 in released
+    assert torch.allclose(scale_difference(latents, 1.3).flatten(), torch.tensor(released).double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("time", [1000.0, 640.0, 10.0])
+def test_the_noise_of_ltx_is_that_of_its_pipeline(time, monkeypatch):
+    model, inputs = make("wan2.2-5b")
+    method, hidden = ReferenceNoise.published("ltx-video", seed=2), inputs["hidden_states"]
+    new = method.edit_inputs(describe(model), inputs, context(3, time))["hidden_states"]
+    _, noise = method.draw((1, 48, 4, 8), 3)
+    monkeypatch.setattr(pipeline_ltx_condition, "randn_tensor", lambda shape, **_: noise.flatten(2).transpose(1, 2))
+    tokens = hidden[:, :, 0].flatten(2).transpose(1, 2)
+    released = pipeline_ltx_condition.LTXConditionPipeline.add_noise_to_image_conditioning_latents(
+        time / 1000, tokens, tokens, 0.15, torch.ones(1, 32), None
+    )
+    assert torch.allclose(new[:, :, 0].flatten(2).transpose(1, 2), released, atol=1e-6)
 
 
 def test_the_mean_difference_stays():
