@@ -44,6 +44,7 @@ class AdaptiveProjectedGuidance:
     name: ClassVar[str] = "apg"
     label: ClassVar[str] = "Adaptive projected guidance"
     changes_guidance: ClassVar[bool] = True
+    once: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     eta: float = 0.0
@@ -70,6 +71,11 @@ class AdaptiveProjectedGuidance:
             raise ValueError(f"APG has no setting for {name!r}: it has {', '.join(PUBLISHED)}")
         return cls(**PUBLISHED[name])
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.eta == 1 and self.momentum == 0 and self.threshold is None
+
     def check(self, model) -> None:
         """Raise ValueError for distilled guidance."""
         check_guidance(self, model)
@@ -91,7 +97,7 @@ class AdaptiveProjectedGuidance:
 
     def edit_output(self, model, inputs: dict, context: ForwardContext, output, run):
         """c - d' in the place of the unconditional prediction."""
-        if self.eta == 1 and self.momentum == 0 and self.threshold is None:
+        if self.neutral:
             return output
         # Clean video D = a x + b prediction.
         a, b = denoising(model, context) if self.space == "denoised" else (0.0, 1.0)

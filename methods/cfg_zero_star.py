@@ -37,6 +37,7 @@ class CFGZeroStar:
     name: ClassVar[str] = "cfgzero"
     label: ClassVar[str] = "CFG-Zero*"
     changes_guidance: ClassVar[bool] = True
+    once: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     scale: str = "sample"
@@ -49,6 +50,11 @@ class CFGZeroStar:
             raise ValueError(
                 f"CFGZeroStar zero_steps must be a whole number of steps, 0 or more, not {self.zero_steps!r}"
             )
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.zero_steps == 0 and self.scale == "none"
 
     def check(self, model) -> None:
         """Raise ValueError for distilled guidance, and for zero_steps on a model that does not predict a flow."""
@@ -70,7 +76,7 @@ class CFGZeroStar:
 
     def edit_output(self, model, inputs: dict, context: ForwardContext, output, run):
         """The unconditional prediction scaled, or nothing but zeros in the first steps."""
-        if self.zero_steps == 0 and self.scale == "none":
+        if self.scale == "none" and context.step >= self.zero_steps:
             return output
         kept = {0} if self.scale == "sample" else {0, 2 if model.family == COGVIDEOX else 1}
 

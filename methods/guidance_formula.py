@@ -61,11 +61,11 @@ def replace_uncond(
     """The output of a forward pass with formula(c, u) in the place of the unconditional prediction u.
 
     formula: of two float64 tensors (B, ...) over the frames that are generated; the first frame is left out where it is
-    the clean reference, whose prediction the pipeline throws away. Branches other than the two are left alone.
+    the clean reference, whose prediction the pipeline throws away. Further passes, such as a guider's, are left alone.
     Raises ValueError if the pipeline does not guide, or if another method changes the formula as well.
     """
     sample = output[0]
-    if context.branch not in ("cond", "uncond", "both"):
+    if getattr(context, "extra", None) is not None or context.branch not in ("cond", "uncond", "both"):
         return output
     refuse_others(method, model)
     if context.branch == "both":
@@ -102,9 +102,11 @@ def refuse_unguided(method, model, context: ForwardContext) -> None:
 
 def refuse_others(method, model) -> None:
     """Raise ValueError if a further method on this transformer changes the combination of the predictions."""
-    controller = steering._controllers.get(model.transformer)
-    attached = [] if controller is None else [a.method for a in controller.attached]
-    owners = [m for m in attached if getattr(m, "changes_guidance", False) or getattr(m, "name", "") == "lowpass"]
+    owners = [
+        m
+        for m in attached_methods(model.transformer)
+        if getattr(m, "changes_guidance", False) or getattr(m, "name", "") == "lowpass"
+    ]
     if len(owners) > 1:
         other = next((m for m in owners if m is not method), method)
         reason = f"both replace the unconditional prediction ({method.label} twice)" if other is method else (
@@ -112,6 +114,13 @@ def refuse_others(method, model) -> None:
             if other.name == "lowpass" else "both replace the unconditional prediction"
         )  # fmt: skip
         raise ValueError(f"{method.label} does not compose with {other.label}: {reason}")
+
+
+def attached_methods(transformer) -> list:
+    """All methods and recorders that are attached to a transformer, in the order in which they act."""
+    controllers = steering.controllers if hasattr(steering, "controllers") else steering._controllers
+    controller = controllers.get(transformer)
+    return [] if controller is None else [a.method for a in controller.attached]
 
 
 def clean_first_frame(model, inputs: dict) -> bool:

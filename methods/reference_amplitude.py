@@ -40,6 +40,11 @@ class ReferenceAmplitude:
         if not (math.isfinite(self.amplitude) and self.amplitude >= 1):
             raise ValueError(f"ReferenceAmplitude amplitude must be a finite number of 1 or more, not {self.amplitude}")
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.amplitude == 1
+
     def check(self, model) -> None:
         """Raise ValueError for a model that is not a Wan with extra channels for the image."""
         config = model.transformer.config
@@ -63,7 +68,7 @@ class ReferenceAmplitude:
 
     def edit_inputs(self, model, inputs: dict, context: ForwardContext) -> dict:
         """hidden_states with scaled later frames. Raises ValueError for a condition that holds a last image as well."""
-        if self.amplitude == 1:
+        if self.neutral:
             return inputs
         refuse_low_pass(self, model)
         hidden = inputs["hidden_states"].clone()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .core import steer as steering
 from .families import COGVIDEOX, HUNYUAN, HUNYUAN15, WAN
-from .guidance_formula import clean_first_frame
+from .guidance_formula import attached_methods, clean_first_frame
 
 
 def check_reference(method, model) -> None:
@@ -42,8 +41,7 @@ def reference_latents(method, model, inputs: dict, hidden: torch.Tensor) -> torc
 
 def refuse_low_pass(method, model) -> None:
     """Raise ValueError next to low-pass guidance, whose further pass starts from the pipeline's own inputs."""
-    controller = steering._controllers.get(model.transformer)
-    if controller is not None and any(getattr(a.method, "name", "") == "lowpass" for a in controller.attached):
+    if any(getattr(m, "name", "") == "lowpass" for m in attached_methods(model.transformer)):
         raise ValueError(
             f"{method.label} does not compose with low-pass guidance: its further pass runs on the pipeline's inputs, "
             "without this edit, and the three predictions would have different references"

@@ -69,6 +69,11 @@ class ReferenceNoise:
             raise ValueError(f"no reference noise is published for {name!r}: it has {', '.join(PUBLISHED)}")
         return cls(**PUBLISHED[name], seed=seed)
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self._range()[1] == 0
+
     def check(self, model) -> None:
         """Raise ValueError for a model without a reference in its latents, and for "ltx" on CogVideoX."""
         check_reference(self, model)
@@ -83,7 +88,7 @@ class ReferenceNoise:
 
     def edit_inputs(self, model, inputs: dict, context: ForwardContext) -> dict:
         """hidden_states with noise on the reference frame. Raises ValueError if this call has none."""
-        if self._range()[1] == 0:
+        if self.neutral:
             return inputs
         refuse_low_pass(self, model)
         hidden = inputs["hidden_states"].clone()

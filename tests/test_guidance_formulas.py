@@ -167,12 +167,13 @@ def test_the_clean_first_frame_does_not_count():
     """Its prediction is thrown away by the pipelines of Wan 2.2 5B and of HunyuanVideo token_replace."""
     for name in ("wan2.2-5b", "hunyuan-token-replace"):
         model, inputs = make(name)
+        negative = inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}
         with steer(model, CFGZeroStar(), steps=10, **({"image_tokens": 2} if name.startswith("hunyuan") else {})):
-            cond, changed = (
-                forward(model, inputs),
-                forward(model, inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}),
-            )
-        plain = forward(model, inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]})
+            with model.cache_context("cond"):
+                cond = forward(model, inputs)
+            with model.cache_context("uncond"):
+                changed = forward(model, negative)
+        plain = forward(model, negative)
         c, u = (x[:, :, 1:].double() for x in (cond, plain))
         assert torch.allclose(changed[:, :, 1:].double(), u * (c * u).sum() / (u * u).sum(), atol=1e-5)
         assert torch.equal(changed[:, :, :1], plain[:, :, :1])
@@ -296,7 +297,7 @@ def test_what_it_does_not_fit_is_refused(method):
     with pytest.raises(ValueError, match="guider is ClassifierFreeZeroStarGuidance"), steer(pipe, method):
         pass
     pipe, inputs = build("wan2.1-i2v")
-    reasons = [(method, f"{method.label} twice"), (LowPassGuidance(end=1.0), "three predictions")]
+    reasons = [(method, "twice"), (LowPassGuidance(end=1.0), "three predictions")]
     reasons += [(m, "both replace") for m in METHODS if m is not method]
     for other, words in reasons:
         for both in ((method, other), (other, method)):

@@ -27,8 +27,9 @@ PLACES = {
     "wan2.1-i2v": (slice(20, 36), [0]), "wan2.1-flf2v": (slice(20, 36), [0]), "wan2.2-a14b": (slice(20, 36), [0]),
     "wan2.2-5b": (slice(0, 48), [0]), "hunyuan-token-replace": (slice(0, 4), [0]),
     "hunyuan-latent-concat": (slice(4, 8), [0]), "hunyuan-1.5": (slice(4, 8), [0]), "cogvideox-i2v": (slice(4, 8), [0]),
-    "cogvideox-1.5": (slice(4, 8), [0, 1]),
+    "cogvideox-1.5": (slice(4, 8), [0, 1]), "skyreels-v1": (slice(4, 8), [0]),
 }  # fmt: skip
+PLACES = {name: place for name, place in PLACES.items() if name in FAMILIES}
 WITHOUT = [n for n in FAMILIES if n not in PLACES]
 WAN_CONCAT = ["wan2.1-i2v", "wan2.2-a14b"]
 
