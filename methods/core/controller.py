@@ -278,12 +278,13 @@ class Controller:
             self._end_pass()
             return None
         self._check_entered()
+        edited = self.model_inputs
         for a in self._acting("edit_output"):
 
             def run(inputs, branch, name=None, *, method=a.method):
                 return self._run_extra_pass(method, inputs, branch, name)
 
-            run.controller = self
+            run.controller, run.edited_inputs = self, edited
             new = a.method.edit_output(self.model_now, self.pipeline_inputs, self.context, output, run)
             if new is not output:
                 self._note(a, "output")
