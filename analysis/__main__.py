@@ -11,6 +11,7 @@ import typer
 from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
+from .report import commands as report_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -391,6 +392,7 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_focal(load_parameters()).to_string())
 
 
-benchmark_commands.add_to(app)
+for commands in (benchmark_commands, report_commands):
+    commands.add_to(app)
 if __name__ == "__main__":
     run(app)
