@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from analysis.benchmarks.readers import READERS
 from analysis.benchmarks.specs import load_spec, spec_names
 from analysis.benchmarks.vbench_i2v import sample_id
 from analysis.study.benchmark_samples import load_samples
-from benchmarks import make_fixtures
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import make_fixtures  # noqa: E402
+
 FIXTURES = ROOT / "benchmarks/fixtures"
 NAMES = ["omiti2v", "vbench_i2v", "focal_guidance", "pe_video", "vidprom", "folder"]
 

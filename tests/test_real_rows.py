@@ -202,11 +202,11 @@ def test_one_of_two_scorers_can_be_taken(tmp_path):
     pd.concat([table, table.assign(scorer="second")]).to_csv(scores[0], index=False)
     with pytest.raises(ValueError, match="with --scorer"):
         join(scores, manifest)
-    assert set(join(scores, manifest, scorer="second")["estimator"]) == {"second 1"}
+    assert set(join(scores, manifest, scorers=["second"])["estimator"]) == {"second 1"}
     with pytest.raises(ValueError, match="no values by 'third'; there are qwen_judge, second"):
-        join(scores, manifest, scorer="third")
+        join(scores, manifest, scorers=["third"])
     with pytest.raises(ValueError, match="no name of a file"):
-        import_scores("../x", scores, manifest, tmp_path, scorer="second")
+        import_scores("../x", scores, manifest, tmp_path, scorers=["second"])
 
 
 def test_categories_come_from_the_benchmark(tmp_path):

@@ -15,14 +15,16 @@ def import_scores(
     scores: Annotated[list[Path], typer.Argument(help="tables of `evaluate`")],
     manifest: Annotated[Path, typer.Option(help="of the scored videos: video, sample, seed, backbone, method ...")],
     benchmark: Annotated[Path | None, typer.Option(help="folder that has the samples' main categories")] = None,
-    scorer: Annotated[str | None, typer.Option(help="take the values of this one alone")] = None,
+    scorer: Annotated[list[str] | None, typer.Option(help="take the values of these alone, repeatable")] = None,
     full: Full = False,
 ):
     """Join tables of `evaluate` with the manifest of their videos into RESULTS/real/NAME.csv, from which `tables` takes rows."""
     from ..study.results_layout import FULL, SMALL
     from . import imported_scores as imported
 
-    path = imported.import_scores(name, scores, manifest, FULL if full else SMALL, benchmark=benchmark, scorer=scorer)
+    path = imported.import_scores(
+        name, scores, manifest, FULL if full else SMALL, benchmark=benchmark, scorers=scorer or []
+    )
     table = imported.load_imported(path.parent.parent)[name]
     for metric, part in table[~table["metric"].str.contains("/")].groupby("metric", sort=False):
         without = part["value"].isna().sum()
