@@ -163,6 +163,17 @@ def test_what_cannot_be_shown_is_refused(study, tmp_path):
     table.drop(columns="prompt").to_csv(tmp_path / "manifest.csv", index=False)
     with pytest.raises(ValueError, match="no column prompt"):
         plan_sheets(tmp_path / "manifest.csv", 2, 1)
+    double = pd.concat([table, table.assign(backbone="other", video="other/" + table["video"])])
+    for video in double.loc[double["backbone"] == "other", "video"]:
+        (study / video).parent.mkdir(parents=True, exist_ok=True)
+        (study / video).touch()
+    double.to_csv(study / "double.csv", index=False)
+    with pytest.raises(ValueError, match="has 2 videos: choose one with --backbone"):
+        plan_sheets(study / "double.csv", 2, 1, methods=METHODS)
+    with pytest.raises(ValueError, match=r"no backbone lost; it has Wan2\.1, other"):
+        plan_sheets(study / "double.csv", 2, 1, methods=METHODS, backbone="lost")
+    one = plan_sheets(study / "double.csv", 2, 1, methods=METHODS, backbone="Wan2.1")
+    assert set(one.key["backbone"]) == {"Wan2.1"} and one.prompts
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
     with pytest.raises(ValueError, match="is not empty"):

@@ -83,6 +83,8 @@ def rate(
     method: Annotated[
         list[str] | None, typer.Option(help="repeatable; those that are shown together, all by default")
     ] = None,
+    backbone: Annotated[str | None, typer.Option(help="the only one that is shown, of several")] = None,
+    guidance: Annotated[float | None, typer.Option(help="the only guidance scale that is shown, of several")] = None,
     ask: Annotated[str, typer.Option(help="likert (1 to 7), best (of n) or both")] = "likert",
     seed: Annotated[int, typer.Option(help="of the draw of prompts, their order and the sides")] = 0,
     read: Annotated[bool, typer.Option("--read", help="read what raters saved instead of writing sheets")] = False,
@@ -102,7 +104,9 @@ def rate(
         return
     if out is None or len(files) != 1:
         raise ValueError("give one manifest and -o FOLDER, or answers with --read and --key")
-    sheets = rating_sheet.plan_sheets(files[0], pairs, raters, methods=method, ask=ask, seed=seed)
+    sheets = rating_sheet.plan_sheets(
+        files[0], pairs, raters, methods=method, backbone=backbone, guidance=guidance, ask=ask, seed=seed
+    )
     written = rating_sheet.write_sheets(sheets, out)
     videos = sheets.key["video"].nunique()
     print(

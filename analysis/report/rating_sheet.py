@@ -56,13 +56,15 @@ class Sheets:
 
 
 def plan_sheets(
-    manifest: Path, pairs: int, raters: int, *, methods: list[str] | None = None, ask: str = "likert", seed: int = 0
-) -> Sheets:
+    manifest: Path, pairs: int, raters: int, *, methods: list[str] | None = None, backbone: str | None = None,
+    guidance: float | None = None, ask: str = "likert", seed: int = 0,
+) -> Sheets:  # fmt: skip
     """Who sees which videos, where. Every rater sees the same `pairs` prompts, as many of each main category as there can be, in
     an order and with sides of his own.
 
     manifest: video, sample (or id), method and prompt; image, seed, status and main_category if there are. methods: those that
-    are shown together, all of the manifest by default. ask: "likert", "best" or "both". Raises ValueError when fewer prompts have
+    are shown together, all of the manifest by default. backbone, guidance: the only ones that are shown, where the manifest has
+    several. ask: "likert", "best" or "both". Raises ValueError when fewer prompts have
     a video of every method.
     """
     if ask not in (*QUESTIONS, "both"):
@@ -72,6 +74,13 @@ def plan_sheets(
     videos, told = read_manifest(manifest), pd.read_csv(manifest, dtype=str, keep_default_na=False)
     if "prompt" not in told:
         raise ValueError(f"{manifest} has no column prompt, which raters are shown")
+    for column, value in (("backbone", backbone), ("guidance_scale", guidance)):
+        if value is not None and value not in set(videos[column]):
+            raise ValueError(
+                f"{manifest} has no {column} {value}; it has {', '.join(map(str, videos[column].unique()))}"
+            )
+        kept = videos[column] == value if value is not None else pd.Series(True, videos.index)
+        videos, told = videos[kept], told[kept]
     there = list(dict.fromkeys(videos["method"]))
     if unknown := [m for m in methods or [] if m not in there]:
         raise ValueError(f"{manifest} has no method {unknown[0]!r}; it has {', '.join(there)}")
@@ -108,9 +117,8 @@ def _choose(videos: pd.DataFrame, methods: list[str], pairs: int, seed: int) -> 
     """The videos of `pairs` samples that have one of every method: of one seed each, and of the main categories in turn."""
     several = videos.groupby(["sample", "seed", "method"]).size()
     if (several > 1).any():
-        raise ValueError(
-            f"{several.idxmax()} has {several.max()} videos: name one backbone and guidance scale in the manifest"
-        )
+        said = ", ".join(map(str, several.idxmax()))
+        raise ValueError(f"{said} has {several.max()} videos: choose one with --backbone or --guidance")
     whole = videos.groupby(["sample", "seed"])["method"].nunique() == len(methods)
     seeds = whole[whole].reset_index().groupby("sample")["seed"].min()
     if len(seeds) < pairs:
