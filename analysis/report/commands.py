@@ -1,4 +1,4 @@
-"""`python -m analysis import-scores`, `compare` and `rate`."""
+"""`python -m analysis import-rows`, `compare` and `rate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 Full = Annotated[bool, typer.Option("--full", help="the full-size run: results/full")]
 
 
-def import_scores(
+def import_rows(
     name: Annotated[str, typer.Argument(help="what the rows are called")],
     scores: Annotated[list[Path], typer.Argument(help="tables of `evaluate`")],
     manifest: Annotated[Path, typer.Option(help="of the scored videos: video, sample, seed, backbone, method ...")],
@@ -119,5 +119,5 @@ def rate(
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this module commands of `app`."""
-    for command in (import_scores, compare, rate):
+    for command in (import_rows, compare, rate):
         app.command()(command)

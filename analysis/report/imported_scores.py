@@ -122,7 +122,7 @@ def load_imported(results: Path) -> dict[str, pd.DataFrame]:
             path, keep_default_na=False, na_values={"value": [""], "guidance_scale": [""]}
         )
         if list(table.columns) != IMPORTED:
-            raise ValueError(f"{path} was not written by `python -m analysis import-scores`")
+            raise ValueError(f"{path} was not written by `python -m analysis import-rows`")
         found[path.stem] = table.astype({"sample": str})
     return found
 
