@@ -111,10 +111,18 @@ def test_focal_guidance_counts_videos_with_every_answer_right_of_each_dimension(
     cells = cells.set_index("metric")
     for metric in ("Dynamic Attributes", "Human Motion", "Human Interaction"):
         own = imported["f"].query("metric == 'adherence' and main_category == @metric")["value"]
-        assert cells.loc[metric, "measured"] == pytest.approx(100 * own.mean(), abs=0.006)
+        assert cells.loc[metric, "measured"] == pytest.approx(own.mean(), abs=6e-5)
         assert cells.loc[metric, "estimator"] == f"adherence, {JUDGE}" and cells.loc[metric, "n"] == 10
     page = markdown(PAPERS["focal_guidance"], cells_of("focal_guidance", small(), imported))
     assert "Human Interaction: measured, by the estimator that the row names" in page
+
+
+def test_every_metric_that_says_which_column_it_fills_is_known_to_the_column():
+    registry = pytest.importorskip("analysis.scorers.registry")
+    for scorer in registry.find_scorers().values():
+        for name, metric in scorer.metrics.items():
+            for paper, column in (text.split(": ", 1) for text in metric.fills):
+                assert name in PAPERS[paper].metrics[column].real, f"{name}: {paper}, {column}"
 
 
 def test_missing_videos_are_wrong_and_other_failures_make_a_cell_incomplete(tmp_path):
