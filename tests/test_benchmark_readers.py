@@ -90,6 +90,7 @@ def test_all_faults_of_a_folder_are_found_at_once(copy):
 
     def change(rows):
         rows[0]["questions"][1].pop("expected_answer")
+        rows[0]["image-path"] = "lost.jpg"
         rows[1]["prompt"] = "  "
         rows[1]["resolution"] = [0, 5]
         rows[2]["id"] = "sample_4"
@@ -104,6 +105,7 @@ def test_all_faults_of_a_folder_are_found_at_once(copy):
     benchmark = read_benchmark(folder)
     assert kinds(benchmark) == {
         ("question without answer", "sample_0"),
+        ("missing image", "sample_0"),
         ("wrong field", "sample_1"),
         ("no questions", "sample_3"),
         ("unreadable image", "sample_3"),
