@@ -147,5 +147,11 @@ def test_the_command_prints_and_writes(tmp_path, monkeypatch):
         and "n 30 prompts" in done.output
         and "Holm over the 2 columns" in done.output
     )
+    one = CliRunner().invoke(app, [*command, "--category", "addition"])
+    assert one.exit_code == 0 and "n 10 prompts" in one.output and ":none, addition" in one.output
+    lost = CliRunner().invoke(app, [*command, "--category", "motion"])
+    assert lost.exit_code == 1 and "has no category 'motion'; it has addition, deletion, modification" in str(
+        lost.exception
+    )
     table = pd.read_csv(out)
     assert list(table["column"]) == ["macro", "adherence"] and (table["a_is"] == "higher").all()

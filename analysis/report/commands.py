@@ -45,6 +45,7 @@ def compare(
     column: Annotated[
         list[str] | None, typer.Option(help="repeatable; all that both have by default. Holm's family")
     ] = None,
+    category: Annotated[list[str] | None, typer.Option(help="only samples of this main category, repeatable")] = None,
     proportion: Annotated[
         list[str] | None, typer.Option(help="a column with 0 or 1 for every video, repeatable")
     ] = None,
@@ -60,13 +61,15 @@ def compare(
     from ..study.files import write_table
     from ..study.parameters import load_parameters
     from .compare_scores import compare as compared
-    from .compare_scores import read_side, told
+    from .compare_scores import of_categories, read_side, told
 
     parameters = load_parameters(full=full) if Path("params.yaml").is_file() else None
     manifests = [None, None] if not manifest else [*manifest, *manifest][:2]
     one, other = (
         read_side(name, parameters, manifest=m, backbone=backbone) for name, m in zip((a, b), manifests, strict=True)
     )
+    if category:
+        one, other = (of_categories(side, category) for side in (one, other))
     table = compared(one, other, column, proportion or [])
     print(told(table, one, other))
     if out is not None:

@@ -85,6 +85,17 @@ def read_side(
     return Side(name, table, long)
 
 
+def of_categories(side: Side, categories: list[str]) -> Side:
+    """The side on samples of some main categories. Raises ValueError for one that it does not have."""
+    there = sorted(side.table["main_category"].unique()) if "main_category" in side.table else []
+    if unknown := [c for c in categories if c not in there]:
+        raise ValueError(
+            f"{side.label} has no category {unknown[0]!r}; it has {', '.join(filter(None, there)) or 'none'}"
+        )
+    label = f"{side.label}, {' and '.join(categories)}"
+    return Side(label, side.table[side.table["main_category"].isin(categories)], side.long)
+
+
 def _split(name: str) -> tuple[str, str | None, float | None]:
     """(source, method or None, guidance or None) of SOURCE[:METHOD][@GUIDANCE]."""
     source, at, scale = name.rpartition("@")
