@@ -10,6 +10,8 @@ import typer
 
 from testbed.command_line import run
 
+from .benchmarks import commands as benchmark_commands
+from .report import commands as report_commands
 from .scorers import command
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
@@ -393,6 +395,7 @@ def bench(backbone: str = "wan-i2v"):
 
 app.command()(command.evaluate)
 app.command()(command.scorers)
-
+for commands in (benchmark_commands, report_commands):
+    commands.add_to(app)
 if __name__ == "__main__":
     run(app)
