@@ -70,10 +70,14 @@ class Checkpoint:
         vae = self.skeleton("vae")
         if vae is None:
             return 4, 8
-        config = vae.config
-        time = getattr(config, "scale_factor_temporal", None) or getattr(vae, "temporal_compression_ratio", None)
-        space = getattr(config, "scale_factor_spatial", None) or getattr(vae, "spatial_compression_ratio", None)
-        return int(time or config.temporal_compression_ratio), int(space or 2 ** (len(config.block_out_channels) - 1))
+        time, space = (
+            next((n for n in (vae.config.get(old), vae.config.get(new), vars(vae).get(new)) if n), None)
+            for old, new in (
+                ("scale_factor_temporal", "temporal_compression_ratio"),
+                ("scale_factor_spatial", "spatial_compression_ratio"),
+            )
+        )
+        return int(time), int(space or 2 ** (len(vae.config.block_out_channels) - 1))
 
     @cached_property
     def patch(self) -> tuple[int, int]:

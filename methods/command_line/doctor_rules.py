@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from ..families import family_of_pipeline
 from .doctor_setup import SEEN_BACKENDS, Setup
 from .method_settings import check_methods
+from .noise_schedule import plan_schedule, planned_scheduler
 from .sizes import pixel_multiple
 
 GITHUB = "https://github.com/"
@@ -67,7 +69,9 @@ def methods_act(s: Setup) -> str | None:
     if not s.methods:
         return None
     try:
-        check_methods(list(s.methods), s.checkpoint.transformers, s.steps)
+        changes = SimpleNamespace(scheduler=None, flow_shift=s.flow_shift)
+        scheduler = planned_scheduler(s.checkpoint, plan_schedule(s.checkpoint, changes, []), s.steps)
+        check_methods(list(s.methods), s.checkpoint.transformers, s.steps, scheduler)
     except (ValueError, TypeError) as error:
         return str(error)
     return None

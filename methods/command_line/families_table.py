@@ -18,7 +18,7 @@ FORMS = (
     {"image_condition_type": "token_replace"},
     {"image_condition_type": "latent_concat"},
 )
-PLACEHOLDERS = {"float": 1.35, "int": 1, "str": "?"}
+PLACEHOLDERS = {"float": 1.35, "int": 1, "str": "FOLDER"}
 
 
 def add_families(commands) -> None:
@@ -89,11 +89,11 @@ def refused(forms: list[Model]) -> dict[str, str]:
 
 
 def reason_against(method, model: Model) -> str | None:
-    """Why a method cannot be attached to a model; None if it can, or if only a file is missing."""
+    """Why a method cannot be attached to a model; None if it can, or if only a file of its own is missing."""
     try:
         method.check(model)
-    except ValueError as error:
-        return str(error)
     except OSError:
         return None
+    except ValueError as error:
+        return None if PLACEHOLDERS["str"] in str(error) else str(error)
     return None

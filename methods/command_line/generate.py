@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import torch
 
@@ -53,13 +54,14 @@ def load(plan: Plan, options):
 def sample(plan: Plan, options, pipe) -> tuple:
     """(frames (T, H, W, 3) in [0, 1], the report of where methods acted or None).
 
-    Raises RuntimeError for frames that are not finite and for a report that this `steer` does not make.
+    Raises RuntimeError for frames that are not finite and for a report that there is not.
     """
     inputs = plan.call | ({"image": plan.image} if plan.image is not None else {})
     generator = torch.Generator().manual_seed(options.seed)
-    with steer(pipe, *plan.methods) as steering, torch.inference_mode():
+    steered = steer(pipe, *plan.methods) if plan.methods else nullcontext()
+    with steered as steering, torch.inference_mode():
         if options.report and not hasattr(steering, "report"):
-            raise RuntimeError("--report: `steer` of this version makes no report")
+            raise RuntimeError("--report: `steer` makes no report" if plan.methods else "--report: there is no method")
         frames = pipe(**inputs, generator=generator, output_type="np").frames[0]
         report = steering.report() if hasattr(steering, "report") else None
     if not torch.isfinite(torch.as_tensor(frames)).all():

@@ -164,8 +164,11 @@ def check_methods(methods: list, transformers: dict, steps: int, scheduler=None)
     for method in methods:
         where = None
         for transformer in transformers.values():
-            method.check(describe(transformer))
-            where = steps_of(method, transformer, steps, scheduler)
+            try:
+                method.check(describe(transformer))
+                where = steps_of(method, transformer, steps, scheduler)
+            except ValueError as error:
+                raise ValueError(f"{method.name}: {error}") from None
         settings = {k: v for k, v in to_dict(method).items() if k != "method"}
         if where == []:
             raise ValueError(

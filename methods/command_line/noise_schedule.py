@@ -56,7 +56,13 @@ def plan_schedule(checkpoint: Checkpoint, options, lines: list[str]) -> Schedule
         old, new = shift_name(own), shift_name(kind)
         if old in config and new and old != new:
             changed[new] = config[old]
-        lost = [k for k in config if k in parameters(own) and k not in parameters(kind) and k != old]
+        known = {
+            *parameters(kind),
+            old,
+            "use_flow_sigmas",
+            "prediction_type",
+        }  # flow matching is what a FlowMatch... does
+        lost = [k for k in config if k in parameters(own) and k not in known]
         lost = [f"{k}={config[k]}" for k in lost if config[k] != parameters(own)[k].default]
         if lost:
             lines.append(f"note: {kind.__name__} has no {', '.join(lost)}, which the checkpoint's {own_name} has")
@@ -73,6 +79,7 @@ def plan_schedule(checkpoint: Checkpoint, options, lines: list[str]) -> Schedule
     total = {k: v for k, v in (config | changed).items() if k in parameters(kind)}
     name = shift_name(kind)
     at = f", {name} {total[name]}" if name in total and is_flow(kind.__name__, total) else ""
+    at = ", shift from the size of the video" if total.get("use_dynamic_shifting") else at
     lines.append(
         f"scheduler {kind.__name__}{at} ({'as asked' if changed or kind is not own else 'from the checkpoint'})"
     )

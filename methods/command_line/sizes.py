@@ -59,8 +59,10 @@ def plan_size(checkpoint: Checkpoint, options, lines: list[str]) -> tuple[int, i
     multiple = pixel_multiple(checkpoint)
     for side, value in sizes.items():
         if value % multiple:
-            low, high = value // multiple * multiple, (value // multiple + 1) * multiple
-            raise ValueError(f"--{side} {value}: it must be a multiple of {multiple}, such as {low or high} or {high}")
+            near = [n for n in (value // multiple * multiple, (value // multiple + 1) * multiple) if n]
+            raise ValueError(
+                f"--{side} {value}: it must be a multiple of {multiple}, such as {' or '.join(map(str, near))}"
+            )
     lines.append(f"size {sizes['height']} x {sizes['width']} (height {said[0]}, width {said[1]})")
     return sizes["height"], sizes["width"]
 
