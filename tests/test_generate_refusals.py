@@ -100,6 +100,7 @@ def planned(models, tmp_path, capsys):
         (["--height", 70], "--height 70: it must be a multiple of 16, such as 64 or 80"),
         (["--width", 8], "--width 8: it must be a multiple of 16, such as 16"),
         (["--height", 1024], "128 rows of tokens, and its table of positions has 32; at most 256"),
+        (["--frames", 129], "the model's table of positions ends at 125"),
         (["--flow-shift", 0], "--flow-shift must be a finite number above 0"),
         (["--text-length", 0], "--text-length must be a whole number, 1 or more"),
         (["--text-length", 226], "splits the image from the text of this Wan at 512 tokens"),
@@ -180,6 +181,7 @@ def test_models_that_are_none(refused, tmp_path_factory):
     assert "is a NoPipeline, which diffusers" in refused(str(folder))
     (folder / "model_index.json").write_text("{")
     assert "is not JSON" in refused(str(folder))
+    assert "revisions are of names on the hub" in refused("testbed-wan-i2v", *SIZE, "--revision", "main")
 
 
 def test_images_that_do_not_fit(refused, tmp_path):
@@ -194,6 +196,8 @@ def test_images_that_do_not_fit(refused, tmp_path):
         (__file__, "cannot be read as an image"),
     ):
         assert words in refused("testbed-wan-i2v", *SIZE, "--image", given, picture=False)
+    last = ["--last-image", image(tmp_path / "last.png")]
+    assert "CogVideoXImageToVideoPipeline takes none" in refused("testbed-cogvideox-i2v", *last)
     exact = refused("testbed-wan-i2v", *SIZE, "--fit", "exact")
     assert "the image is 80 x 64 and the video 64 x 64" in exact and "--fit crop or --fit pad" in exact
 
@@ -213,6 +217,16 @@ def test_texts_and_devices(refused):
     assert "not a device of torch" in refused("testbed-wan-i2v", *SIZE, "--device", "gpu")
     assert "there is no accelerator" in refused("testbed-wan-i2v", *SIZE, "--device", "cpu", "--offload", "model")
     assert "CPUs lack operations" in refused("testbed-wan-i2v", *SIZE, "--device", "cpu", "--dtype", "float16")
+
+
+def test_positions_that_were_learned_for_one_size(refused, models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learned") / "model"
+    without_weights(models["cogvideox-i2v"], folder)
+    path = folder / "transformer/config.json"
+    learned = {"use_learned_positional_embeddings": True, "use_rotary_positional_embeddings": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | learned))
+    said = refused(str(folder), "--height", 48, "--width", 64)
+    assert "--height 48 --width 64: this model learned its positions for 32 x 64" in said
 
 
 # --- Methods -------------------------------------------------------------------------------------------------------------
@@ -263,6 +277,12 @@ def test_windows_in_time_are_read_off_the_schedule(planned, refused):
     assert "alignvid acts in 1 of 10 steps" in planned("testbed-cogvideox-i2v", "--steps", 10, "--method", early)
     shifted = planned("testbed-wan-i2v", *size, "--steps", 10, "--flow-shift", 12, "--method", early)
     assert "alignvid acts in 6 of 10 steps" in shifted
+
+
+def test_a_method_given_twice_is_said(planned):
+    twice = ["--method", json.dumps([ALIGNVID, ALIGNVID])]
+    said = planned("testbed-wan-i2v", *SIZE, "--steps", 10, *twice)
+    assert "note: alignvid is given more than once; they act one after the other" in said
 
 
 def test_methods_from_lists_and_files(tmp_path):

@@ -242,6 +242,21 @@ def test_nothing_is_left_of_a_video_that_failed(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["in.png"]
 
 
+def test_out_of_memory_names_what_avoids_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(command, "sample", full)
+    with pytest.raises(SystemExit, match="out of memory on cpu: take --offload model, fewer --frames or a smaller"):
+        run(tmp_path, *WAN, "--steps", 1)
+
+
+def test_a_last_image_is_fitted_and_recorded(tmp_path, calls):
+    last = image(tmp_path / "last.png", (96, 64))
+    made = run(tmp_path, "--model", save("wan2.2-a14b", tmp_path / "model"), *TINY, "--last-image", last)["made"]
+    assert calls[0]["last_image"].size == (48, 32) and made["last_image_file"]["size"] == [96, 64]
+
+
 def test_values_that_are_not_finite_are_no_video(tmp_path, monkeypatch):
     plain = command.load
 

@@ -90,9 +90,12 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Raises FileNotFoundError for a model without model_index.json, ValueError for a pipeline that diffusers lacks."""
+    """Raises FileNotFoundError for a model without model_index.json, ValueError for a pipeline that diffusers lacks and for
+    a revision of a folder."""
     import diffusers
 
+    if revision is not None and Path(model).is_dir():
+        raise ValueError(f"--revision {revision}: {model} is a folder; revisions are of names on the hub")
     index = read_json(model, "model_index.json", revision)
     if index is None:
         raise FileNotFoundError(f"--model {model}: no model_index.json there, so it is not a pipeline of diffusers")

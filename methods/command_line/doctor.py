@@ -47,7 +47,7 @@ def doctor(options) -> None:
         setattr(options, ARGUMENTS[name], arguments.pop(name))
     if unknown := [n for n in arguments if n not in checkpoint.call]:
         raise ValueError(f"--set {unknown[0]}: {checkpoint.pipeline.__name__} takes {', '.join(checkpoint.call)}")
-    setup = read_setup(checkpoint, options, read_methods(options.method or [], options.gamma), arguments)
+    setup = read_setup(checkpoint, options, read_methods(options.method, options.gamma), arguments)
     findings = examine(setup)
     print(json.dumps(findings, indent=1) if options.json else in_words(setup, findings))
     if any(f["severity"] == ERROR for f in findings):

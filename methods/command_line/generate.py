@@ -24,11 +24,19 @@ def generate(options) -> None:
     print("\n".join(plan.lines), flush=True)
     if options.dry_run:
         return
-    pipe = load(plan, options)
-    frames, report = sample(plan, options, pipe)
+    weights = fingerprint(options.model, options.revision)
+    try:
+        pipe = load(plan, options)
+        frames, report = sample(plan, options, pipe)
+    except torch.OutOfMemoryError as error:
+        less = {None: "model", "none": "model", "model": "sequential"}.get(options.offload)
+        raise RuntimeError(
+            f"out of memory on {plan.device}: take {f'--offload {less}, ' if less else ''}fewer --frames or a smaller "
+            f"--height and --width ({str(error).splitlines()[0]})"
+        ) from None
     if options.report:
         print(report)
-    made = what_was_made(plan, options, pipe, frames, report)
+    made = what_was_made(plan, options, pipe, frames, report) | {"weights": weights}
     write_both(frames, options.output, plan.fps, {"asked": given, "made": made, "methods": made.pop("methods")})
     print(f"{options.output}, settings in {settings_path(options.output)}")
 
@@ -56,7 +64,7 @@ def sample(plan: Plan, options, pipe) -> tuple:
 
     Raises RuntimeError for frames that are not finite and for a report that there is not.
     """
-    inputs = plan.call | ({"image": plan.image} if plan.image is not None else {})
+    inputs = plan.call | plan.images
     generator = torch.Generator().manual_seed(options.seed)
     steered = steer(pipe, *plan.methods) if plan.methods else nullcontext()
     with steered as steering, torch.inference_mode():
@@ -88,7 +96,6 @@ def what_was_made(plan: Plan, options, pipe, frames, report) -> dict:
         | {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")},
         "timesteps": [round(float(t), 3) for t in pipe.scheduler.timesteps],
         "device": torch.cuda.get_device_name(plan.device) if plan.device.startswith("cuda") else plan.device,
-        "weights": fingerprint(options.model, options.revision),
         "versions": {m.__name__: m.__version__ for m in (torch, diffusers, transformers)},
         "plan": plan.lines,
         "methods": [to_dict(m) for m in plan.methods],
@@ -96,8 +103,8 @@ def what_was_made(plan: Plan, options, pipe, frames, report) -> dict:
     if getattr(pipe, "guider", None) is not None:
         config = {k: v for k, v in pipe.guider.config.items() if not k.startswith("_")}
         made["guider"] = {"class": type(pipe.guider).__name__} | config
-    if plan.image is not None:
-        made["image_file"] = {"hash": image_hash(options.image), "size": list(plan.image_size)}
+    for argument, size in plan.image_sizes.items():
+        made[f"{argument}_file"] = {"hash": image_hash(getattr(options, argument)), "size": list(size)}
     if report is not None:
         made["report"] = str(report)
     return made

@@ -16,13 +16,13 @@ from ..registry import find_methods, from_dict, to_dict
 FILES = (".json", ".yaml", ".yml")
 
 
-def read_methods(given: list[str], gamma: float | None = None) -> list:
+def read_methods(given: list[str] | None, gamma: float | None = None) -> list:
     """Methods from names, JSON (a dictionary or a list of them) and files of either; `gamma` is for one given by name.
 
     Raises ValueError for an unknown method, a setting that is missing or of another type, a gamma that no method takes,
     and one that several take; FileNotFoundError for a file that is not there.
     """
-    known, found = find_methods(), []
+    given, known, found = given or [], find_methods(), []
     taking = [n for n in given if n in known and "gamma" in {f.name for f in fields(known[n])}]
     if gamma is not None and not taking:
         raise ValueError(f"--gamma {gamma}: none of the methods given by name has a gamma; give settings as JSON")

@@ -31,6 +31,7 @@ def add_generate(commands) -> None:
     p.add_argument(
         "--fit", choices=FITS, help="how an image of another size becomes the video's: crop (default), pad or exact"
     )
+    p.add_argument("--last-image", help="image that the video shall end with, of pipelines that take one")
     p.add_argument("--prompt")
     p.add_argument("--negative-prompt", help="needs guidance; default: empty")
     p.add_argument(
@@ -109,7 +110,7 @@ def merge(options: argparse.Namespace) -> argparse.Namespace:
         stated = earlier["asked"] | earlier["made"]["options"]
         given["recorded"] = {
             part: earlier["made"][made]
-            for part, made in (("model", "weights"), ("image", "image_file"))
+            for part, made in (("model", "weights"), ("image", "image_file"), ("last_image", "last_image_file"))
             if given[part] is None and earlier["made"].get(made)
         }
         if given["method"] is None and given["gamma"] is None:

@@ -45,7 +45,8 @@ class Plan:
     """What will be made.
 
     call: the arguments of the pipeline's call, image and generator apart. size: (height, width), None where the pipeline
-    chooses it. guidance_argument: see guidance.py. lines: all of it in words. options: the resolved options, with which
+    chooses it. guidance_argument: see guidance.py. images: "image" and "last_image" as the pipeline gets them; image_sizes:
+    (width, height) of the files. lines: all of it in words. options: the resolved options, with which
     `--settings` makes the video again.
     """
 
@@ -61,8 +62,8 @@ class Plan:
     schedule: Schedule
     device: str
     options: dict
-    image: Image.Image | None = None
-    image_size: tuple[int, int] | None = None
+    images: dict[str, Image.Image] = field(default_factory=dict)
+    image_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
 
@@ -72,10 +73,11 @@ def make_plan(options) -> Plan:
     check_output(options.output)
     if not str(options.prompt).strip():
         raise ValueError("--prompt is empty; say what happens")
-    methods = read_methods(options.method or [], options.gamma)
+    methods = read_methods(options.method, options.gamma)
     options.seed = whole("--seed", 0 if options.seed is None else options.seed, 0, 2**63 - 1)
     options.steps = whole("--steps", options.steps, 1)
-    image = open_image(options.image) if options.image is not None else None
+    given = {name: getattr(options, name) for name in ("image", "last_image")}
+    images = {name: open_image(path) for name, path in given.items() if path is not None}
     checkpoint = open_checkpoint(options.model, options.revision)
     lines = [f"model: {options.model}, {checkpoint.pipeline.__name__}"]
     call = {"prompt": options.prompt, **_other_arguments(checkpoint, options.set)}
@@ -96,21 +98,21 @@ def make_plan(options) -> Plan:
         _check_choice(checkpoint, options.sampling_type)
     schedule = plan_schedule(checkpoint, options, lines)
     device, dtypes = _device_and_dtypes(checkpoint, options, lines)
-    image_size = image.size if image is not None else None
-    image = _fitted(checkpoint, image, options, size, lines)
+    image_sizes = {name: image.size for name, image in images.items()}
+    images = _fitted(checkpoint, images, options, size, lines)
     scheduler = None if own_schedule else planned_scheduler(checkpoint, schedule, steps)
     lines += check_methods(methods, checkpoint.transformers, steps, scheduler)
     _check_recorded(options)
     resolved = dict(
         height=size and size[0], width=size and size[1], frames=frames, fps=fps, steps=steps, seed=options.seed, **dtypes,
         guidance=guidance if argument else None, text_length=call.get("max_sequence_length"),
-        fit=(options.fit or "crop") if image is not None and size is not None else None,
+        fit=(options.fit or "crop") if images and size is not None else None,
     )  # fmt: skip
     if argument in options.set:  # it is repeated by `set`
         resolved["guidance"] = None
     return Plan(
         checkpoint, methods, call, size, frames, fps, steps, argument, guidance, schedule, device,
-        {k: v for k, v in resolved.items() if v is not None}, image, image_size, lines,
+        {k: v for k, v in resolved.items() if v is not None}, images, image_sizes, lines,
     )  # fmt: skip
 
 
@@ -207,25 +209,28 @@ def _device_and_dtypes(checkpoint: Checkpoint, options, lines: list[str]) -> tup
     return device, {"dtype": dtype, "vae_dtype": vae}
 
 
-def _fitted(checkpoint: Checkpoint, image, options, size, lines: list[str]):
-    """The image at the size of the video; pipelines that choose the size get it as it is."""
-    name, parameter = checkpoint.pipeline.__name__, checkpoint.call.get("image")
-    if parameter is None:
-        if image is not None:
-            raise ValueError(f"--image {options.image}: {name} makes videos from text alone; leave the image out")
-        if options.fit is not None:
-            raise ValueError(f"--fit {options.fit}: there is no image")
-        return None
-    if image is None:
+def _fitted(checkpoint: Checkpoint, images: dict, options, size, lines: list[str]) -> dict:
+    """The images at the size of the video; pipelines that choose the size get them as they are."""
+    name = checkpoint.pipeline.__name__
+    if "image" not in checkpoint.call and "image" in images:
+        raise ValueError(f"--image {options.image}: {name} makes videos from text alone; leave the image out")
+    if "image" in checkpoint.call and "image" not in images:
         raise ValueError(f"{name} makes videos from an image: give --image")
-    if size is None:
-        if options.fit is not None:
-            raise ValueError(f"--fit {options.fit}: {name} crops the image itself, to the size that it chooses")
-        lines.append(f"reference image: {image.width} x {image.height}, cropped by {name} to the size that it chooses")
-        return image
-    policy = options.fit or "crop"
-    fitted = fit_image(image, size[1], size[0], policy)
-    lines.append(said_of_fit(image.size, size[1], size[0], policy))
+    if "last_image" in images and "last_image" not in checkpoint.call:
+        raise ValueError(f"--last-image {options.last_image}: {name} takes none")
+    if not images and options.fit is not None:
+        raise ValueError(f"--fit {options.fit}: there is no image")
+    if size is None and options.fit is not None:
+        raise ValueError(f"--fit {options.fit}: {name} crops the image itself, to the size that it chooses")
+    policy, fitted = options.fit or "crop", {}
+    for argument, image in images.items():
+        what = "reference image" if argument == "image" else "last image"
+        if size is None:
+            fitted[argument] = image
+            lines.append(f"{what}: {image.width} x {image.height}, cropped by {name} to the size that it chooses")
+        else:
+            fitted[argument] = fit_image(image, size[1], size[0], policy)
+            lines.append(f"{what}: {said_of_fit(image.size, size[1], size[0], policy)}")
     return fitted
 
 
@@ -235,9 +240,9 @@ def _check_recorded(options) -> None:
         if part == "model":
             now = fingerprint(options.model, options.revision)
         else:
-            now, recorded = image_hash(options.image), recorded["hash"]
+            now, recorded = image_hash(getattr(options, part)), recorded["hash"]
         if now != recorded:
             raise ValueError(
                 f"--settings {options.settings}: {getattr(options, part)} is not what it was ({recorded[:20]}..., now "
-                f"{now[:20]}...); name it with --{part} to use it all the same"
+                f"{now[:20]}...); name it with --{part.replace('_', '-')} to use it all the same"
             )

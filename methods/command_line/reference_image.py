@@ -48,14 +48,14 @@ def fit_image(image: Image.Image, width: int, height: int, policy: str) -> Image
 def said_of_fit(size: tuple[int, int], width: int, height: int, policy: str) -> str:
     """What a policy does to an image of this size, in words."""
     if size == (width, height):
-        return f"reference image: {width} x {height}, the size of the video"
+        return f"{width} x {height}, the size of the video"
     cover = max(width / size[0], height / size[1])
     if policy == "crop":
         kept = round(100 * (width / cover) * (height / cover) / (size[0] * size[1]))
         done = f"scaled and cropped at its centre to {width} x {height}, which keeps {kept} % of it"
     else:
         done = f"scaled and padded with black to {width} x {height}"
-    return f"reference image: {size[0]} x {size[1]}, {done} (--fit {policy})"
+    return f"{size[0]} x {size[1]}, {done} (--fit {policy})"
 
 
 def image_hash(path: str) -> str:

@@ -63,6 +63,12 @@ def plan_size(checkpoint: Checkpoint, options, lines: list[str]) -> tuple[int, i
             raise ValueError(
                 f"--{side} {value}: it must be a multiple of {multiple}, such as {' or '.join(map(str, near))}"
             )
+    trained = {side: default_size(checkpoint, side)[0] for side in sizes}
+    if checkpoint.config("transformer").get("use_learned_positional_embeddings") and sizes != trained:
+        raise ValueError(
+            f"--height {sizes['height']} --width {sizes['width']}: this model learned its positions for "
+            f"{trained['height']} x {trained['width']} and makes no other size"
+        )
     lines.append(f"size {sizes['height']} x {sizes['width']} (height {said[0]}, width {said[1]})")
     return sizes["height"], sizes["width"]
 
@@ -97,10 +103,12 @@ def plan_frames(checkpoint: Checkpoint, options, call: dict, lines: list[str]) -
         raise ValueError("--frames: this pipeline has no default; say how many")
     if "latent_window_size" in checkpoint.call:
         return _framepack_frames(checkpoint, given, frames, call, lines)
-    every = checkpoint.compression[0]
+    every, longest = checkpoint.compression[0], config.get("rope_max_seq_len")
     if frames % every != 1 % every:
         low = (frames - 1) // every * every + 1
         raise ValueError(f"--frames {frames}: it must be {every}k + 1, such as {low} or {low + every}")
+    if longest and (frames - 1) // every >= longest:
+        raise ValueError(f"--frames {frames}: the model's table of positions ends at {(longest - 1) * every + 1}")
     call["num_frames"] = frames
     lines.append(f"frames {frames} ({source})")
     return frames

@@ -67,7 +67,7 @@ def write_both(frames, output: Path, fps: float, settings: dict) -> None:
     text = beside.with_name(f".{output.stem}.{os.getpid()}.json")
     try:
         write_mp4(frames, video, fps)
-        text.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text.write_text(json.dumps(settings, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
         os.replace(text, beside)
         os.replace(video, output)
     except BaseException:
