@@ -190,3 +190,15 @@ def test_what_a_family_refuses_has_a_reason():
     family = FAMILIES["HunyuanVideo15Transformer3DModel"]
     reasons = families_table.refused(families_table.models(family))
     assert "LowPassGuidance needs" in reasons["lowpass"] and not {"alignvid", "dymos"} & set(reasons)
+
+
+# --- The page -----------------------------------------------------------------------------------------------------------
+def test_the_page_shows_what_the_commands_print(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("DIFFUSERS_ATTN_BACKEND", raising=False)
+    import command_outputs
+
+    text = command_outputs.PAGE.read_text()
+    assert len(command_outputs.BLOCK.findall(text)) == 5
+    assert command_outputs.page(text) == text
