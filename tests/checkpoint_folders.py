@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
+import torch
 from PIL import Image
 from tiny_pipelines import build
 
@@ -25,6 +27,19 @@ def without_weights(source, folder):
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.model"))
     assert not list(folder.rglob("*.safetensors"))
     return str(folder)
+
+
+def ltx(folder, pipeline):
+    """Configuration files of an LTX pipeline whose parts have diffusers' default settings."""
+    parts = {"transformer": "LTXVideoTransformer3DModel", "vae": "AutoencoderKLLTXVideo"}
+    folder.mkdir(exist_ok=True)
+    index = {"_class_name": pipeline, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    for part, kind in parts.items():
+        index[part] = ["diffusers", kind]
+        with torch.device("meta"):
+            getattr(diffusers, kind)().save_config(folder / part)
+    diffusers.FlowMatchEulerDiscreteScheduler().save_config(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def image(path, size=(48, 32), **options):

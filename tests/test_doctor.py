@@ -5,10 +5,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-import diffusers
 import pytest
-import torch
-from checkpoint_folders import TESTBED, save, without_weights
+from checkpoint_folders import TESTBED, ltx, save, without_weights
 from tiny_pipelines import PIPELINES
 
 from methods.__main__ import main
@@ -46,18 +44,6 @@ CASES = {
     "quantised": ("quantised", [], None),
     "dynamic-guidance": ("cogvideox-i2v", ["--set", "use_dynamic_cfg=true"], ["--set", "use_dynamic_cfg=false"]),
 }  # fmt: skip
-
-
-def ltx(folder, pipeline):
-    """Configuration files of an LTX pipeline whose parts have diffusers' default settings."""
-    parts = {"transformer": "LTXVideoTransformer3DModel", "vae": "AutoencoderKLLTXVideo"}
-    index = {"_class_name": pipeline, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
-    for part, kind in parts.items():
-        index[part] = ["diffusers", kind]
-        with torch.device("meta"):
-            getattr(diffusers, kind)().save_config(folder / part)
-    diffusers.FlowMatchEulerDiscreteScheduler().save_config(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 @pytest.fixture(scope="module")

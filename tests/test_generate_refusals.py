@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from checkpoint_folders import TESTBED, image, save, without_weights
+from checkpoint_folders import TESTBED, image, ltx, save, without_weights
 from tiny_pipelines import PIPELINES
 
 from methods import AlignVid, DyMoS
@@ -21,6 +21,9 @@ def models(tmp_path_factory):
     for name in PIPELINES:
         save(name, folder / f"{name}-saved")
         found[name] = without_weights(folder / f"{name}-saved", folder / name)
+    for name in ("LTXImageToVideoPipeline", "LTXConditionPipeline"):
+        ltx(folder / name, name)
+        found[name] = str(folder / name)
     for name in ("wan-i2v", "wan-t2v", "cogvideox-i2v"):
         found[f"testbed-{name}"] = without_weights(TESTBED / name, folder / f"testbed-{name}")
     return found
@@ -347,6 +350,20 @@ def test_schedulers_are_changed_only_for_ones_that_fit(planned, refused):
     cog = ["testbed-cogvideox-i2v", "--scheduler"]
     assert "CogVideoXDPMScheduler (as asked)" in planned(*cog, "CogVideoXDPMScheduler")
     assert "CogVideoXDDIMScheduler, CogVideoXDPMScheduler" in refused(*cog, "FlowMatchEulerDiscreteScheduler")
+
+
+def test_rules_of_other_families_are_read_off_their_parts(planned, refused):
+    said = planned("LTXImageToVideoPipeline")
+    for words in ("size 512 x 704 (height the pipeline's", "frames 161 (the", "fps 25 (the", "guidance 3 (default)"):
+        assert words in said
+    assert "fps 24 (as asked)" in planned("LTXImageToVideoPipeline", "--fps", 24)
+    assert "--frames 20: it must be 8k + 1, such as 17 or 25" in refused("LTXImageToVideoPipeline", "--frames", 20)
+    assert "--height 480: " not in planned("LTXImageToVideoPipeline", "--height", 480)
+    assert "it must be a multiple of 32, such as 704 or 736" in refused("LTXImageToVideoPipeline", "--width", 720)
+    assert "takes no 'image_cond_noise_scale'" in refused(
+        "LTXImageToVideoPipeline", "--set", "image_cond_noise_scale=0.1"
+    )
+    planned("LTXConditionPipeline", "--set", "image_cond_noise_scale=0.1")
 
 
 def test_framepack_makes_whole_sections(planned):
