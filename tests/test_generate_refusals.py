@@ -21,6 +21,9 @@ def models(tmp_path_factory):
     for name in PIPELINES:
         save(name, folder / f"{name}-saved")
         found[name] = without_weights(folder / f"{name}-saved", folder / name)
+    found["video-to-video"] = without_weights(folder / "wan-t2v", folder / "video-to-video")
+    index = folder / "video-to-video/model_index.json"
+    index.write_text(index.read_text().replace("WanPipeline", "WanVideoToVideoPipeline"))
     for name in ("LTXImageToVideoPipeline", "LTXConditionPipeline"):
         ltx(folder / name, name)
         found[name] = str(folder / name)
@@ -132,6 +135,9 @@ def test_a_missing_size_is_asked_for(refused):
             '{"method": "dymos", "gamma": 3.0}',
         ),
         ("testbed-wan-i2v", ["--guidance-2", 3], "no second expert"),
+        ("wan2.2-a14b", [*TINY, "--guidance", 1, "--guidance-2", 3], "--guidance-2 3.0 has no effect at guidance 1.0"),
+        ("hunyuan-token-replace", ["--set", "guidance_scale=6"], "does not read it"),
+        ("video-to-video", [], "WanVideoToVideoPipeline needs 'video'"),
         ("testbed-wan-i2v", ["--sampling-type", "vanilla"], "WanImageToVideoPipeline has no sampling_type"),
         ("testbed-wan-i2v", ["--guidance", 1, "--negative-prompt", "blurry"], "no effect without guidance"),
         ("framepack", ["--negative-prompt", "blurry"], "--set true_cfg_scale"),
@@ -273,6 +279,15 @@ def test_a_strength_that_changes_nothing_is_refused(refused, settings):
     assert f"{settings['method']} would act in none of the 10 steps" in said
 
 
+def test_methods_outside_attention_are_asked_for_their_strength(planned, refused):
+    late = {"method": "lowpass", "start": 0.5, "end": 0.6}
+    said = refused("testbed-wan-i2v", *SIZE, "--steps", 2, "--method", json.dumps(late))
+    assert "lowpass would act in none of the 2 steps" in said
+    assert "lowpass acts in 3 of 10 steps" in planned(
+        "testbed-wan-i2v", *SIZE, "--steps", 10, "--method", json.dumps(late | {"start": 0.4, "end": 0.7})
+    )
+
+
 def test_windows_in_time_are_read_off_the_schedule(planned, refused):
     early = json.dumps(ALIGNVID | {"window": "early-by-time"})
     size = ["--height", 64, "--width", 64, "--frames", 5]
@@ -337,6 +352,8 @@ def test_guidance_goes_to_the_right_argument(planned, model, argument):
     size = [] if model == "hunyuan-1.5" else ["--height", 32, "--width", 48]
     second = ["--guidance-2", 3] if "second" in argument else []
     assert argument in planned(model, *size, "--guidance", 2, *second)
+    default = {"hunyuan-token-replace": 1.0, "framepack": 6.0, "hunyuan-1.5": 3.0, "cogvideox-i2v": 6}.get(model, 5.0)
+    assert f"guidance {default} (default): " in planned(model, *size)
 
 
 def test_schedulers_are_changed_only_for_ones_that_fit(planned, refused):

@@ -21,7 +21,7 @@ def add_doctor(commands) -> None:
     p.add_argument("model", help="folder of a diffusers pipeline, or a hub name")
     p.add_argument("--revision", help="revision of a hub name")
     for name, kind in (
-        ("steps", int), ("guidance", float), ("guidance-2", float), ("height", int), ("width", int), ("frames", int),
+        ("steps", int), ("guidance", float), ("height", int), ("width", int), ("frames", int),
         ("fps", float), ("text-length", int), ("flow-shift", float), ("sampling-type", str),
     ):  # fmt: skip
         p.add_argument(f"--{name}", type=kind, help="default: the checkpoint's, else the pipeline's")

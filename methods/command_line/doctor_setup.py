@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .checkpoint import Checkpoint
-from .guidance import default_guidance, distilled, guidance_argument
+from .guidance import default_guidance, distilled, guidance_argument, guided
 from .noise_schedule import shift_name
 from .sizes import by_stem, default_size
 
@@ -75,7 +75,6 @@ def read_setup(checkpoint: Checkpoint, options, methods: list, arguments: dict) 
     if guidance is None:
         guidance = arguments.get(argument, default_guidance(checkpoint)) if argument else None
     takes = distilled(checkpoint)
-    strongest = default("true_cfg_scale") if takes else max(guidance or 1.0, options.guidance_2 or 1.0)
     shift, config = None, checkpoint.config("scheduler")
     if not config.get("use_dynamic_shifting"):
         shift = options.flow_shift or config.get(_shift(checkpoint))
@@ -85,7 +84,7 @@ def read_setup(checkpoint: Checkpoint, options, methods: list, arguments: dict) 
         steps=options.steps or default("num_inference_steps"),
         guidance=guidance,
         distilled=takes,
-        guided=(strongest or 1.0) > 1,
+        guided=guided(checkpoint, arguments, guidance),
         height=options.height or default_size(checkpoint, "height")[0],
         width=options.width or default_size(checkpoint, "width")[0],
         frames=options.frames or transformer.get("sample_frames") or default("num_frames"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, read_json
 from .numbers import number
 
 
@@ -35,16 +35,19 @@ def default_guidance(checkpoint: Checkpoint) -> float | None:
 
 def read_guider(checkpoint: Checkpoint) -> dict:
     """The configuration of the checkpoint's guider, {} if it has none."""
-    from .checkpoint import read_json
-
     return read_json(checkpoint.model, "guider/guider_config.json", checkpoint.revision) or {}
 
 
-def guided(checkpoint: Checkpoint, call: dict, guidance: float | None, guidance_2: float | None = None) -> bool:
-    """Whether the pipeline will run an unconditional branch, in which the negative prompt counts."""
+def guided(checkpoint: Checkpoint, call: dict, guidance: float | None) -> bool:
+    """Whether the pipeline will run an unconditional branch, in which the negative prompt counts.
+
+    The first expert's scale decides for both (Wan 2.2 A14B). A guider is off at scale 1 alone.
+    """
     if distilled(checkpoint):
         return (call.get("true_cfg_scale") or checkpoint.call["true_cfg_scale"].default) > 1
-    return max(guidance or 1.0, guidance_2 or 1.0) > 1
+    if guidance_argument(checkpoint) == "guider":
+        return guidance is not None and guidance != 1
+    return guidance is not None and guidance > 1
 
 
 def plan_guidance(checkpoint: Checkpoint, options, call: dict, lines: list[str]) -> tuple[str | None, float | None]:
@@ -58,6 +61,15 @@ def plan_guidance(checkpoint: Checkpoint, options, call: dict, lines: list[str])
         raise ValueError(f"--guidance {scale}: {name} takes no guidance scale")
     if scale is not None and argument in call:
         raise ValueError(f"--guidance {scale} and --set {argument}={call[argument]} are the same argument of {name}")
+    if argument == "true_cfg_scale" and "guidance_scale" in call:
+        raise ValueError(
+            f"--set guidance_scale={call['guidance_scale']}: this {name} does not read it, as its transformer takes no guidance; "
+            "give --guidance, which is its true_cfg_scale"
+        )
+    if argument == "guider" and scale is not None and "guidance_scale" not in read_guider(checkpoint):
+        raise ValueError(
+            f"--guidance {scale}: {checkpoint.component('guider')} of this checkpoint has no guidance_scale"
+        )
     chosen = " (default)" if scale is None else ""
     if scale is None:
         scale = call.get(argument, default_guidance(checkpoint)) if argument else None
@@ -67,13 +79,17 @@ def plan_guidance(checkpoint: Checkpoint, options, call: dict, lines: list[str])
     if second is not None:
         if "guidance_scale_2" not in checkpoint.call or checkpoint.model_index.get("boundary_ratio") is None:
             raise ValueError(f"--guidance-2 {second}: this {name} has no second expert with a scale of its own")
+        if not guided(checkpoint, call, scale):
+            raise ValueError(
+                f"--guidance-2 {second} has no effect at guidance {scale}: {name} then guides neither expert"
+            )
         call["guidance_scale_2"] = second
     if argument is not None:
         lines.append(
             f"guidance {scale}{chosen}: {said_of(argument, checkpoint)}"
             + (f"; second expert {second}" if second is not None else "")
         )
-    if options.negative_prompt and not guided(checkpoint, call, scale, second):
+    if options.negative_prompt and not guided(checkpoint, call, scale):
         how = "--set true_cfg_scale=6" if distilled(checkpoint) else "--guidance above 1"
         raise ValueError(f"--negative-prompt has no effect without guidance; give {how}, or leave it out")
     return argument, scale

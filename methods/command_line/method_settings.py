@@ -137,22 +137,24 @@ def _is_number(text: str) -> bool:
 def steps_of(method, transformer, steps: int, scheduler=None) -> list[int] | None:
     """The steps, from 0, in which a method acts in some attention of the conditional branch; None if that cannot be told.
 
-    It cannot of methods that act elsewhere too (on inputs, outputs or blocks), and of windows in time where the schedule
-    is not known. scheduler: with its `timesteps` set, None if unknown.
+    It cannot of methods that act elsewhere too (on inputs, outputs or blocks), unless they have a `strength` at each step, and of
+    windows in time where the schedule is not known. scheduler: with its `timesteps` set, None if unknown.
     Raises ValueError for a window in which no step lies, as sampling would.
     """
-    if any(hasattr(method, hook) for hook in ("edit_inputs", "edit_output", "edit_block")):
+    elsewhere = any(hasattr(method, hook) for hook in ("edit_inputs", "edit_output", "edit_block"))
+    if elsewhere and not hasattr(method, "strength"):
         return None
     model, found = describe(transformer), []
     times = scheduler.timesteps.tolist() if scheduler is not None else [float("nan")] * steps
     pipe = SimpleNamespace(scheduler=scheduler) if scheduler is not None else None
     for step, time in enumerate(times[:steps]):
         context = ForwardContext(step=step, steps=steps, timestep=time, branch="cond", pipe=pipe)
-        if any(method.active(model, context, block, site) for block in model.blocks for site in sorted(model.sites)):
+        if elsewhere:
+            if method.strength(context) > 0:
+                found.append(step)
+        elif any(method.active(model, context, block, site) for block in model.blocks for site in sorted(model.sites)):
             found.append(step)
-    if not found and scheduler is None:
-        return None
-    return found
+    return None if not found and scheduler is None and not elsewhere else found
 
 
 def check_methods(methods: list, transformers: dict, steps: int, scheduler=None) -> list[str]:

@@ -79,6 +79,7 @@ def make_plan(options) -> Plan:
     given = {name: getattr(options, name) for name in ("image", "last_image")}
     images = {name: open_image(path) for name, path in given.items() if path is not None}
     checkpoint = open_checkpoint(options.model, options.revision)
+    _check_required(checkpoint)
     lines = [f"model: {options.model}, {checkpoint.pipeline.__name__}"]
     call = {"prompt": options.prompt, **_other_arguments(checkpoint, options.set)}
     if "negative_prompt" in checkpoint.call:
@@ -114,6 +115,16 @@ def make_plan(options) -> Plan:
         checkpoint, methods, call, size, frames, fps, steps, argument, guidance, schedule, device,
         {k: v for k, v in resolved.items() if v is not None}, images, image_sizes, lines,
     )  # fmt: skip
+
+
+def _check_required(checkpoint: Checkpoint) -> None:
+    """Refuse pipelines that need what cannot be given here, such as a video."""
+    for name, parameter in checkpoint.call.items():
+        needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if (needed and name not in ("image", "prompt")) or (name == "video" and "image" not in checkpoint.call):
+            raise ValueError(
+                f"{checkpoint.pipeline.__name__} needs {name!r}, which cannot be given on the command line"
+            )
 
 
 def _other_arguments(checkpoint: Checkpoint, given: dict) -> dict:
