@@ -4,6 +4,7 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkpoint_folders import TESTBED, ltx, save, without_weights
@@ -38,8 +39,8 @@ CASES = {
     "text-longer": ("cogvideox-i2v", [], ["--text-length", "24"]),
     "wan-vae-precision": ("wan-i2v", ["--dtype", "bfloat16"], ["--dtype", "bfloat16", "--vae-dtype", "float32"]),
     "wan-too-long": ("wan-i2v", ["--frames", "121"], ["--frames", "81"]),
-    "hunyuan-shift": ("hunyuan-token-replace", [], ["--flow-shift", "17"]),
     "framepack-still-start": ("framepack", [], ["--sampling-type", "vanilla"]),
+    "framepack-f1-long": ("framepack-f1", ["--sampling-type", "vanilla", "--frames", "181"], ["--sampling-type", "vanilla"]),
     "f1-order": ("framepack-f1", [], ["--set", "sampling_type=vanilla"]),
     "quantised": ("quantised", [], None),
     "dynamic-guidance": ("cogvideox-i2v", ["--set", "use_dynamic_cfg=true"], ["--set", "use_dynamic_cfg=false"]),
@@ -170,6 +171,20 @@ def test_families_are_those_of_the_package(capsys):
     assert "WanImageToVideoPipeline" in wan and "attn1 (self), attn2 (cross)" in wan and "image, self, text" in wan
     hunyuan = next(p for p in parts if p.startswith("HunyuanVideoTransformer3DModel"))
     assert "HunyuanSkyreelsImageToVideoPipeline" in hunyuan and "HunyuanVideo15" not in hunyuan.split("attention")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipeline"),
+    [
+        ("LTXVideoTransformer3DModel", "LTXImageToVideoPipeline"), ("LTX2VideoTransformer3DModel", "LTX2ImageToVideoPipeline"),
+        ("Kandinsky5Transformer3DModel", "Kandinsky5I2VPipeline"), ("HeliosTransformer3DModel", "HeliosPipeline"),
+        ("SkyReelsV2Transformer3DModel", "SkyReelsV2ImageToVideoPipeline"),
+    ],
+)  # fmt: skip
+def test_pipelines_are_found_by_what_they_hold(kind, pipeline):
+    """Also of families that this package does not have."""
+    found = families_table.pipelines(SimpleNamespace(class_name=kind))
+    assert pipeline in found and "WanPipeline" not in found
 
 
 def test_what_a_family_refuses_has_a_reason():

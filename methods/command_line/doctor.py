@@ -12,6 +12,7 @@ from .checkpoint import open_checkpoint
 from .doctor_rules import ERROR, RULES
 from .doctor_setup import CACHES, Setup, read_setup
 from .method_settings import read_methods
+from .numbers import whole
 from .options import ARGUMENTS, DTYPES, read_arguments
 
 
@@ -40,6 +41,7 @@ def add_doctor(commands) -> None:
 def doctor(options) -> None:
     """Print the findings; exit status 1 if one of them is an error."""
     checkpoint = open_checkpoint(options.model, options.revision)
+    whole("--steps", options.steps, 1)
     arguments = read_arguments(options.set or [])
     for name in [n for n in arguments if n in ARGUMENTS and hasattr(options, ARGUMENTS[n])]:
         if getattr(options, ARGUMENTS[name]) is not None:

@@ -178,15 +178,16 @@ def wan_is_long(s: Setup) -> str | None:
     return None
 
 
-def hunyuan_shift(s: Setup) -> str | None:
-    if s.pipeline == "HunyuanVideoImageToVideoPipeline" and s.flow_shift is not None and s.flow_shift < 7:
-        return f"flow shift {s.flow_shift:g}"
+def framepack_starts_still(s: Setup) -> str | None:
+    if "Framepack" in s.pipeline and s.sampling_type == "inverted_anti_drifting":
+        return "the video is made from its end (inverted_anti_drifting): such videos are often still for the first few seconds"
     return None
 
 
-def framepack_starts_still(s: Setup) -> str | None:
-    if "Framepack" in s.pipeline and s.sampling_type == "inverted_anti_drifting":
-        return "sampling from the end of the video (inverted_anti_drifting): first seconds can stand still, motion comes at the end"
+def f1_is_long(s: Setup) -> str | None:
+    default = s.checkpoint.call["num_frames"].default
+    if "Framepack" in s.pipeline and s.sampling_type == "vanilla" and (s.frames or 0) > default:
+        return f"{s.frames} frames: the longer a video of FramePack-F1, the less moves in it"
     return None
 
 
@@ -211,8 +212,8 @@ RULES = (
     Rule("no-family", ERROR, family_is_known, "use one of the families of `python -m methods families`", ("methods/families",)),
     Rule(
         "guidance-off", WARNING, guidance_is_off,
-        "give a scale above 1 (here about 20 points of adherence), or for few-step models run the first, noisiest steps with it",
-        (f"{GITHUB}Tencent-Hunyuan/HunyuanVideo-I2V/issues/6", f"{GITHUB}ModelTC/LightX2V-Wan2.2-Lightning/issues/13", "docs/footguns.md"),
+        "give a scale above 1: without, this repository's models follow some 20 points fewer prompts; for few-step models see few-steps",
+        (f"{GITHUB}Tencent-Hunyuan/HunyuanVideo-I2V/issues/6", "docs/footguns.md"),
     ),
     Rule(
         "scale-ignored", ERROR, scale_is_ignored, "guide it with true_cfg_scale above 1 and a negative prompt",
@@ -220,8 +221,9 @@ RULES = (
     ),
     Rule(
         "few-steps", WARNING, few_steps,
-        "run the first high-noise steps without the distillation LoRA and with guidance, or take more steps",
-        (f"{GITHUB}ModelTC/LightX2V-Wan2.2-Lightning/issues/13", f"{GITHUB}ModelTC/LightX2V-Wan2.2-Lightning/issues/32"),
+        "take more steps, or leave the distillation LoRA out of the high-noise expert and guide it; users say that this mends slow "
+        "motion and can cost quality",
+        (f"{GITHUB}ModelTC/LightX2V-Wan2.2-Lightning/issues/13", f"{GITHUB}vita-epfl/Stable-Video-Infinity/issues/66"),
     ),
     Rule(
         "method-never-acts", ERROR, methods_act, "widen the window, take more steps, or choose blocks and sites that the model has",
@@ -232,12 +234,12 @@ RULES = (
         ("https://arxiv.org/abs/2512.01334, appendix F.3", "https://arxiv.org/abs/2605.19398, table 3"),
     ),
     Rule(
-        "early-cache", WARNING, caches, "let the cache start after the first fifth of the steps, or leave it off",
+        "early-cache", WARNING, caches, "let the cache start after the early steps, or leave it off",
         (f"{GITHUB}kijai/ComfyUI-KJNodes/issues/210", f"{GITHUB}welltop-cn/ComfyUI-TeaCache/issues/63"),
     ),
     Rule(
         "cache-hides-methods", ERROR, cache_hides_methods, "leave the cache off while methods act",
-        (f"{GITHUB}huggingface/diffusers/issues/12744", "docs/footguns.md"),
+        ("diffusers: hooks/first_block_cache.py, hooks/mag_cache.py", "docs/footguns.md"),
     ),
     Rule(
         "backend-unseen", ERROR, backend_is_unseen, 'transformer.set_attention_backend("native")',
@@ -251,16 +253,16 @@ RULES = (
     Rule("frames", ERROR, frames_do_not_fit, "use such a number", ("diffusers: __call__ of the pipeline",)),
     Rule(
         "ltx-clean-reference", WARNING, ltx_without_noise,
-        "use LTXConditionPipeline with image_cond_noise_scale 0.15, or compress the image with H.264 at CRF 30 to 35 first",
+        "use LTXConditionPipeline, which adds noise to it (image_cond_noise_scale; 0.025 is recommended for LTX 0.9.1 and later), or "
+        "compress the image with H.264 at CRF 30 to 35 first",
         (
-            f"{GITHUB}huggingface/diffusers/issues/10565", f"{GITHUB}Lightricks/LTX-Video/issues/92",
-            f"{GITHUB}Lightricks/LTX-Video/issues/184", f"{GITHUB}deepbeepmeep/Wan2GP/issues/1966",
-            f"{GITHUB}utensils/mold/issues/1055", f"{GITHUB}Comfy-Org/ComfyUI/pull/5937",
+            f"{GITHUB}Lightricks/LTX-Video/issues/92", f"{GITHUB}Lightricks/LTX-Video/issues/184",
+            f"{GITHUB}Comfy-Org/ComfyUI/pull/5937", f"{GITHUB}utensils/mold/issues/1055", f"{GITHUB}huggingface/diffusers/pull/11516",
         ),
     ),
     Rule(
         "reference-twice", NOTE, reference_blended_twice, "blend once; the token's time must say the same share as the latents hold",
-        (f"{GITHUB}utensils/mold/issues/1055", f"{GITHUB}utensils/mold/pull/1071"),
+        (f"{GITHUB}utensils/mold/issues/1055", f"{GITHUB}utensils/mold/pull/1076"),
     ),
     Rule(
         "wan-text-split", ERROR, wan_text_is_split_wrongly, "leave the text length at 512",
@@ -281,23 +283,24 @@ RULES = (
         ("diffusers: pipelines/wan/pipeline_wan_i2v.py, docstring",),
     ),
     Rule(
-        "wan-too-long", WARNING, wan_is_long, "make at most 81 frames, at 16 frames a second, and check the LoRA",
-        (f"{GITHUB}kijai/ComfyUI-WanVideoWrapper/issues/931", f"{GITHUB}deepbeepmeep/Wan2GP/issues/1019"),
+        "wan-too-long", WARNING, wan_is_long, "make at most 81 frames",
+        tuple(f"{GITHUB}kijai/ComfyUI-WanVideoWrapper/issues/{n}" for n in (109, 911, 931)),
     ),
     Rule(
-        "hunyuan-shift", NOTE, hunyuan_shift, "try shift 17, as the thread advises",
-        (f"{GITHUB}Tencent-Hunyuan/HunyuanVideo-I2V/issues/6",),
+        "framepack-still-start", NOTE, framepack_starts_still,
+        'add "constant action" or the like to the prompt, or try FramePack-F1 (sampling type vanilla)',
+        (f"{GITHUB}lllyasviel/FramePack/issues/458",),
     ),
     Rule(
-        "framepack-still-start", NOTE, framepack_starts_still, "try FramePack-F1 with sampling type vanilla, and name a constant action",
-        (f"{GITHUB}lllyasviel/FramePack/issues/429", f"{GITHUB}lllyasviel/FramePack/issues/458", f"{GITHUB}lllyasviel/FramePack/issues/552"),
+        "framepack-f1-long", NOTE, f1_is_long, "make a shorter video, and name an action for each part of it",
+        (f"{GITHUB}lllyasviel/FramePack/issues/552",),
     ),
     Rule(
         "f1-order", ERROR, f1_in_v1_order, "give --sampling-type vanilla",
         ("diffusers: pipelines/hunyuan_video/pipeline_hunyuan_video_framepack.py",),
     ),
     Rule(
-        "quantised", NOTE, quantised, "compare with the unquantised weights once: an int8 distilled model made frames that are all identical",
+        "quantised", NOTE, quantised, "compare with the unquantised weights once: an int8 distilled Wan 2.1 made frames that were all the image itself",
         (f"{GITHUB}ModelTC/LightX2V/issues/895",),
     ),
     Rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 
@@ -51,7 +52,7 @@ def pipelines(family: Family) -> list[str]:
     """Names of diffusers' pipelines that hold this transformer."""
     import diffusers
 
-    word = re.match(r"[A-Z][a-z]+", family.class_name)[0]  # HunyuanSkyreels... holds a HunyuanVideo transformer
+    word = family.class_name[:3]  # HunyuanSkyreels... holds a HunyuanVideo transformer
     found = []
     for name in dir(diffusers):
         if name.startswith(word) and name.endswith("Pipeline"):
@@ -63,7 +64,7 @@ def pipelines(family: Family) -> list[str]:
 
 
 def models(family: Family) -> list[Model]:
-    """The forms of the transformer, described without weights."""
+    """The forms of the transformer, described without weights; those that the family itself refuses are left out."""
     import diffusers
 
     kind = getattr(diffusers, family.class_name, None)
@@ -72,7 +73,9 @@ def models(family: Family) -> list[Model]:
     for form in FORMS:
         if set(form) <= set(takes):
             with torch.device("meta"):
-                found.append(family.describe(kind(**form)))
+                transformer = kind(**form)
+            with contextlib.suppress(ValueError, TypeError):
+                found.append(family.describe(transformer))
     return found
 
 
