@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from ..families import family_of_pipeline
-from .doctor_setup import SEEN_BACKENDS, Setup
+from ..families import FAMILIES, family_of
+from .doctor_setup import NATIVE_BACKENDS, Setup
 from .method_settings import check_methods
 from .noise_schedule import plan_schedule, planned_scheduler
 from .sizes import pixel_multiple
@@ -33,11 +33,12 @@ class Rule:
 
 
 def family_is_known(s: Setup) -> str | None:
+    if s.transformer in FAMILIES:
+        return None
     try:
-        family_of_pipeline(s.pipeline)
-    except ValueError as error:
+        family_of(type(s.transformer or f"transformer in {s.pipeline}", (), {})())
+    except TypeError as error:
         return f"no method can be attached: {error}"
-    return None
 
 
 def guidance_is_off(s: Setup) -> str | None:
@@ -91,14 +92,20 @@ def caches(s: Setup) -> str | None:
 
 def cache_hides_methods(s: Setup) -> str | None:
     if s.cache and s.methods:
-        return f"the {s.cache} cache serves blocks or attention from earlier steps, in which {s.methods[0].name} is then not asked"
+        return (
+            f"the {s.cache} cache serves blocks or attention from earlier steps; where {s.methods[0].name} is due in such a step, "
+            "the run ends with an error"
+        )
     return None
 
 
-def backend_is_unseen(s: Setup) -> str | None:
-    if s.backend in SEEN_BACKENDS:
+def backend_is_replaced(s: Setup) -> str | None:
+    if s.backend in NATIVE_BACKENDS:
         return None
-    return f"attention backend {s.backend!r}: its calls cannot be seen, so methods and `record` cannot act in them"
+    return (
+        f"attention backend {s.backend!r}: where a method or `record` acts, PyTorch's own attention is computed in its place, "
+        "which can be slower; elsewhere it stays"
+    )
 
 
 def size_does_not_fit(s: Setup) -> str | None:
@@ -204,7 +211,7 @@ def quantised(s: Setup) -> str | None:
 
 def dynamic_guidance(s: Setup) -> str | None:
     if s.argument("use_dynamic_cfg") is True:
-        return "use_dynamic_cfg passes through scales at which a batch of both branches looks unguided"
+        return "use_dynamic_cfg: diffusers takes the time for the step, so that the scale jumps up and down from step to step"
     return None
 
 
@@ -238,11 +245,11 @@ RULES = (
         (f"{GITHUB}kijai/ComfyUI-KJNodes/issues/210", f"{GITHUB}welltop-cn/ComfyUI-TeaCache/issues/63"),
     ),
     Rule(
-        "cache-hides-methods", ERROR, cache_hides_methods, "leave the cache off while methods act",
+        "cache-hides-methods", WARNING, cache_hides_methods, "let the cache begin after the methods' windows, or leave it off",
         ("diffusers: hooks/first_block_cache.py, hooks/mag_cache.py", "docs/footguns.md"),
     ),
     Rule(
-        "backend-unseen", ERROR, backend_is_unseen, 'transformer.set_attention_backend("native")',
+        "backend-replaced", NOTE, backend_is_replaced, "nothing, unless the time matters: the report of `steer` counts such calls",
         ("diffusers: models/attention_dispatch.py", "docs/footguns.md"),
     ),
     Rule(
@@ -304,7 +311,7 @@ RULES = (
         (f"{GITHUB}ModelTC/LightX2V/issues/895",),
     ),
     Rule(
-        "dynamic-guidance", NOTE, dynamic_guidance, "leave use_dynamic_cfg off with DyMoS and `record`",
-        (f"{GITHUB}huggingface/diffusers/issues/9641", "docs/footguns.md"),
+        "dynamic-guidance", WARNING, dynamic_guidance, "leave use_dynamic_cfg off",
+        (f"{GITHUB}huggingface/diffusers/issues/9641", f"{GITHUB}huggingface/diffusers/pull/13172"),
     ),
 )  # fmt: skip

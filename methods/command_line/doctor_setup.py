@@ -11,7 +11,7 @@ from .noise_schedule import shift_name
 from .sizes import by_stem, default_size
 
 # Ends in PyTorch's scaled dot-product attention, which methods act in.
-SEEN_BACKENDS = ("native", "_native_math", "_native_flash", "_native_efficient", "_native_cudnn")
+NATIVE_BACKENDS = ("native", "_native_math", "_native_flash", "_native_efficient", "_native_cudnn")
 CACHES = ("teacache", "first-block", "mag", "taylorseer", "pyramid", "faster", "other")
 
 

@@ -8,6 +8,7 @@ import re
 
 import torch
 
+from .. import families as package
 from ..families import FAMILIES, Family, Model
 from ..registry import find_methods, required
 
@@ -29,11 +30,18 @@ def add_families(commands) -> None:
 
 def families(_options=None) -> None:
     """Print the table."""
-    print("\n\n".join(in_words(family) for family in FAMILIES.values()))
+    parts = [in_words(family) for family in FAMILIES.values()]
+    refused_classes = getattr(package, "REFUSED", {})
+    parts += (
+        ["\n".join(["cannot be steered", *(f"  {n}: {why}" for n, why in refused_classes.items())])]
+        if refused_classes
+        else []
+    )
+    print("\n\n".join(parts))
 
 
 def in_words(family: Family) -> str:
-    """A family in a few lines."""
+    """A family in a few lines: what its classes, its pipelines in diffusers and its own functions say."""
     forms = models(family)
     names = lambda values: ", ".join(sorted(values)) or "none"  # noqa: E731
     lines = [

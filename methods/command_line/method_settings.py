@@ -83,6 +83,8 @@ def method_of(settings: dict, where: str = ""):
         hints = typing.get_type_hints(kind)
         for field in fields(kind):
             value = settings.get(field.name)
+            if field.name == "window" and isinstance(value, list) and value[:1] == ["noise"]:
+                continue  # ("noise", high, low) is checked by the method itself
             if field.name in settings and not fits(value, hints[field.name]):
                 hint = "; leave the quotes out" if isinstance(value, str) and _is_number(value) else ""
                 raise ValueError(
@@ -141,6 +143,8 @@ def steps_of(method, transformer, steps: int, scheduler=None) -> list[int] | Non
     windows in time where the schedule is not known. scheduler: with its `timesteps` set, None if unknown.
     Raises ValueError for a window in which no step lies, as sampling would.
     """
+    if getattr(method, "neutral", False):
+        return []
     elsewhere = any(hasattr(method, hook) for hook in ("edit_inputs", "edit_output", "edit_block"))
     if elsewhere and not hasattr(method, "strength"):
         return None
