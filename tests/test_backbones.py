@@ -14,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from tiny_pipelines import build
 
 from analysis.study import video_key
@@ -362,3 +363,12 @@ def test_large_weights_are_read_piece_by_piece_and_once_a_machine(tmp_path, monk
     folder_hash(Path("model"))
     assert len(read) == 2
     video_key._read_once.cache_clear()
+
+
+def test_the_example_of_the_documentation_is_one():
+    text = (ROOT / "docs/checkpoints.md").read_text().split("```yaml\n")[1].split("```")[0]
+    found = YAML(typ="safe", pure=True).load(text)["backbones"]["wan2.1-14b"]
+    backbone = Backbone(**found)
+    assert set(found["load"]) == set(type(backbone.load).model_fields), "every setting of `load` is shown"
+    without = backbone.load.model_copy(update={"lora": []})
+    check_backbone("wan2.1-14b", backbone.model_copy(update={"load": without}))
