@@ -79,17 +79,19 @@ def make_scorer(spelled: str) -> Scorer:
     Raises ValueError for an unknown name or parameter and for a value of another type.
     """
     name, _, settings = spelled.partition(":")
-    if name.endswith(".yaml"):
-        from .program import load_program
+    from .program import load_program, shipped
 
-        scorer = load_program(Path(name))
+    if name.endswith(".yaml") or name in shipped():
+        scorer = load_program(shipped().get(name, Path(name)))
         check(scorer)
         if settings:
             raise ValueError(f"{name} takes its settings from the file, not {settings!r}")
         return scorer
     known = find_scorers()
     if name not in known:
-        raise ValueError(f"unknown scorer {name!r}; known are {', '.join(known)}, and a program's FILE.yaml")
+        raise ValueError(
+            f"unknown scorer {name!r}; known are {', '.join([*known, *shipped()])}, and a program's FILE.yaml"
+        )
     kind, hints, values = known[name], get_type_hints(known[name]), {}
     allowed = [f.name for f in fields(kind)]
     for setting in filter(None, settings.split(",")):
@@ -113,3 +115,10 @@ def _typed(name: str, key: str, text: str, hint):
     if type(value) not in kinds:
         raise ValueError(f"{name}: {key} is {text!r}; {getattr(hint, '__name__', hint)} is wanted")
     return value
+
+
+def scorer_names() -> list[str]:
+    """Names of all scorers: of classes, and of the programs that come with this package."""
+    from .program import shipped
+
+    return [*find_scorers(), *shipped()]

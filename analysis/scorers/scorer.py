@@ -133,15 +133,14 @@ class Scorer:
 
 def check_values(scorer: Scorer, values: dict[str, float | NotScored]) -> None:
     """Raises ValueError unless `values` has every declared metric, no other, and numbers inside their ranges."""
-    declared = {name: m for name, m in scorer.metrics.items()}
-    plain = {name for name, m in declared.items() if not m.per_item}
+    plain = {name for name, m in scorer.metrics.items() if not m.per_item}
     if absent := plain - values.keys():
         raise ValueError(f"{scorer.name} returned no {', '.join(sorted(absent))}")
     for name, value in values.items():
-        metric = declared.get(name) or declared.get(name.partition("/")[0])
-        if metric is None or metric.per_item != ("/" in name):
+        metric = scorer.metrics.get(name) or scorer.metrics.get(name.partition("/")[0])
+        if metric is None or (metric.per_item != ("/" in name) and not isinstance(value, NotScored)):
             raise ValueError(
-                f"{scorer.name} returned {name!r}, which it does not declare; it has {', '.join(declared)}"
+                f"{scorer.name} returned {name!r}, which it does not declare; it has {', '.join(scorer.metrics)}"
             )
         if isinstance(value, NotScored) or math.isnan(value):
             continue

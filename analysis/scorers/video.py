@@ -7,6 +7,7 @@ manifest or the command states, else those of the file, else none.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -62,11 +63,11 @@ class Video:
         if self.path.is_dir():
             total = hashlib.sha256()
             for image in self._images:
-                total.update(image.name.encode() + b"\0" + _sha256(image).encode() + b"\n")
+                total.update(image.name.encode() + b"\0" + file_sha256(image).encode() + b"\n")
             return total.hexdigest()
         if not self.path.is_file():
             raise NotScored("missing", f"there is no file {self.path.name}")
-        return _sha256(self.path)
+        return file_sha256(self.path)
 
     @cached_property
     def _images(self) -> list[Path]:
@@ -76,7 +77,24 @@ class Video:
         return sorted(found, key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", p.name)])
 
     @cached_property
+    def _outcome(self) -> tuple[np.ndarray, np.ndarray | None, float | None] | NotScored:
+        try:
+            return self._decoded()
+        except NotScored as reason:  # kept, too: a damaged file is not decoded again for each scorer
+            return reason
+
+    @property
     def _read(self) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+        if isinstance(self._outcome, NotScored):
+            raise NotScored(self._outcome.status, self._outcome.reason)
+        return self._outcome
+
+    def release(self) -> None:
+        """Forget the frames and what was recalled; they are read again when they are asked for."""
+        self.__dict__.pop("_outcome", None)
+        self._recalled.clear()
+
+    def _decoded(self) -> tuple[np.ndarray, np.ndarray | None, float | None]:
         if self.path.is_dir():
             return _stack(map(load_image, self._images), self.limit), None, None
         if not self.path.is_file():
@@ -144,7 +162,8 @@ def load_image(path: Path) -> np.ndarray:
         raise NotScored("corrupt", f"{path.name} is not a readable image: {error}") from None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -173,7 +192,7 @@ def _decode(path: Path, limit: float) -> tuple[np.ndarray, np.ndarray | None, fl
         raise NotScored("corrupt", f"it is damaged: {errors[0]}")
     if len(frames) < listed:
         raise NotScored("corrupt", f"{len(frames)} frames could be decoded, the file lists {listed}")
-    known = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
+    known = None not in stamps and all(a < b for a, b in itertools.pairwise(stamps))
     return frames, np.array(stamps) - stamps[0] if known else None, float(rate) if rate else None
 
 
