@@ -10,7 +10,7 @@ import typer
 
 from testbed.command_line import run
 
-from .scorers import command
+from .scorers import command, judge_command
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -393,6 +393,7 @@ def bench(backbone: str = "wan-i2v"):
 
 app.command()(command.evaluate)
 app.command()(command.scorers)
+app.command()(judge_command.calibrate_judge)
 
 if __name__ == "__main__":
     run(app)
