@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from commands import finish, start
 
 from analysis.scorers import calibration_clips
 from analysis.scorers.judge_calibration import (
@@ -21,7 +22,6 @@ from analysis.scorers.scorer import Sample, check_values
 from analysis.scorers.simulated_judge import SimulatedJudge
 from analysis.scorers.video import Video
 from analysis.study.significance import proportion_interval
-from commands import finish, start
 
 ROUNDS = 200
 YES_NO = np.array(["no", "yes"])
