@@ -1,5 +1,5 @@
-"""A simulated judge: the testbed's oracle, made to err at stated rates. It sees nothing that the oracle does not; it exists to
-test how judges are calibrated and corrected, and has no place in a result."""
+"""A simulated judge: the testbed's oracle, made to err at stated rates. It sees nothing that the oracle does not; it
+exists to test how judges are calibrated and corrected, and has no place in a result."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .video import Video
 
 @dataclass(frozen=True)
 class SimulatedJudge(Judge):
-    """says_yes: how often it says yes where yes is true; says_no: no where no is true; both in (0, 1]. undecided: how often it
-    says neither. errors: a number that draws other errors at the same rates. An error is of a clip and a question: the same ones err
-    again in every run."""
+    """says_yes: how often it says yes where yes is true; says_no: no where no is true; both in (0, 1]. undecided: how
+    often it says neither. errors: a number that draws other errors at the same rates. An error is of a clip and a
+    question: the same ones err again in every run."""
 
     says_yes: float = 0.0
     says_no: float = 0.0

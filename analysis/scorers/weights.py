@@ -1,4 +1,5 @@
-"""Weights on this machine: where a model's folder is, and a hash of what is in it. Nothing is ever downloaded by a scorer."""
+"""Weights on this machine: where a model's folder is, and a hash of what is in it. Nothing is ever downloaded by a
+scorer."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ KEPT = {".json", ".safetensors", ".txt", ".model"}  # files that decide what a m
 
 
 def model_folder(model: str, revision: str = "") -> Path | None:
-    """The folder of a model with all its safetensors: `model` itself, or the copy of a hub name such as organisation/model
-    (at `revision`, main by default) in the cache of this machine; None if it is not there or not whole."""
+    """The folder of a model with all its safetensors: `model` itself, or the copy of a hub name such as
+    organisation/model (at `revision`, main by default) in the cache of this machine; None if it is not there or not
+    whole."""
     folder = Path(model)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
@@ -59,8 +61,8 @@ def convert(file: str) -> str:
 
 
 def weights_digest(path: Path) -> str:
-    """20 hex digits of the names and contents of a model's files, or of one file. A file in the hub's cache is known by the
-    SHA-256 that it is stored under, and is not read."""
+    """20 hex digits of the names and contents of a model's files, or of one file. A file in the hub's cache is known by
+    the SHA-256 that it is stored under, and is not read."""
     if path.is_file():
         return _sha256_of(path)[:20]
     total = hashlib.sha256()
