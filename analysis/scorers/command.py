@@ -68,10 +68,14 @@ def _all_that_run(named: list[str]) -> list[str]:
     return found
 
 
-def scorers():
+def scorers(markdown: Annotated[bool, typer.Option("--markdown", help="as docs/evaluating.md has it")] = False):
     """List the scorers: what each measures, what it needs, and why it cannot run here if it cannot."""
+    from .describe import markdown as described
     from .registry import make_scorer, scorer_names
 
+    if markdown:
+        print(described(), end="")
+        return
     for name in scorer_names():
         scorer = make_scorer(name)
         why = scorer.available()
