@@ -299,6 +299,7 @@ def test_a_server_gets_the_file_and_the_protocol_of_its_frames(server, tmp_path)
     )  # "Note" begins with "no"
     body = server.asked[0][2]
     assert body["mm_processor_kwargs"] == {"fps": 8.0, "max_pixels": 151200} and body["max_tokens"] == 128
+    assert body["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 8.0}}
     url = body["messages"][0]["content"][0]["video_url"]["url"]
     assert base64.b64decode(url.split(",")[1]) == video.path.read_bytes()
 

@@ -2,8 +2,9 @@
 
 What is sent, by `send`. "images": the frames that the protocol shows, resized here, as PNG images in order; any server
 that takes images understands it, but the model sees pictures and not a video. "video": the file, as vLLM takes it, with
-the protocol's frame rate and pixels; start vLLM with `--media-io-kwargs '{"video": {"num_frames": -1}}'`, as it else
-thins every video to 32 frames first. A server does not say which weights it runs, so `model` and what you write down of
+the protocol's frame rate and pixels. vLLM thins every video to 32 frames unless it is told otherwise: recent versions
+(0.18 to 0.22, by their documentation) read that from the request, others from
+`--media-io-kwargs '{"video": {"num_frames": -1}}'` when they are started. A server does not say which weights it runs, so `model` and what you write down of
 it are all there is.
 """
 
@@ -89,6 +90,7 @@ class ServerJudge(Judge):
         }  # fmt: skip
         if self.send == "video":
             body["mm_processor_kwargs"] = {"fps": protocol.FPS, "max_pixels": protocol.MAX_PIXELS}
+            body["media_io_kwargs"] = {"video": {"num_frames": -1, "fps": protocol.FPS}}
         if self.protocol == "log_odds":
             choice = self._post(body | {"max_tokens": 1, "logprobs": True, "top_logprobs": LISTED})
             return read_logprobs(choice)
