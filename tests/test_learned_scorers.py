@@ -77,7 +77,7 @@ def test_what_they_fill_are_columns_of_the_papers_tables():
 def test_a_name_says_the_estimator_where_a_published_metric_is_imitated():
     for name in LEARNED:
         for metric, said in make_scorer(name).metrics.items():
-            if said.imitates:
+            if said.imitates.startswith("VBench "):
                 assert metric != said.imitates.split()[-1] and any(
                     w in metric for w in ("dino", "clip", "laion", "dreamsim", "raft")
                 )
@@ -327,6 +327,21 @@ def test_a_sharded_model_that_is_not_whole_is_not_there(tmp_path):
     assert weights.model_folder(str(tmp_path)) is None
     (tmp_path / "2.safetensors").touch()
     assert weights.model_folder(str(tmp_path)) == tmp_path
+
+
+def test_a_model_that_is_pickled_is_saved_anew_as_the_message_says(vit, tmp_path, monkeypatch):
+    model = ViTModel.from_pretrained(vit, add_pooling_layer=False)
+    old = tmp_path / "old"
+    old.mkdir()
+    model.config.save_pretrained(old)
+    torch.save(model.state_dict(), old / "pytorch_model.bin")
+    why = Dino(model=str(old)).available()
+    assert "pytorch_model.bin alone" in why and "subject_consistency_dino_hf:model=FOLDER" in why
+    monkeypatch.chdir(tmp_path)
+    exec(why.partition('python -c "')[2].partition('"')[0], {})
+    frames = moving(frames=2)
+    ours, theirs = (Dino(model=m, device="cpu").features(frames, frame.as_dino) for m in ("FOLDER", vit))
+    assert np.array_equal(ours, theirs)
 
 
 def test_devices_that_are_not_there_are_refused():

@@ -31,7 +31,7 @@ class AestheticLaion(ClipFrames):
 
     name: ClassVar = "aesthetic_laion_hf"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights=f"openai/clip-vit-large-patch14 (1.7 GB) and {SOURCE}",
+        {"transformers": "transformers", "torch": "torch"}, weights=f"openai/clip-vit-large-patch14 and {SOURCE}",
         licence="code and weights of both MIT", install="hf download openai/clip-vit-large-patch14",
     )  # fmt: skip
     metrics: ClassVar = {

@@ -28,7 +28,7 @@ class ClipFrames(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights="openai/clip-vit-base-patch32 (605 MB)",
+        {"transformers": "transformers", "torch": "torch"}, weights="openai/clip-vit-base-patch32",
         licence="code and weights MIT", install="hf download openai/clip-vit-base-patch32",
     )  # fmt: skip
     metrics: ClassVar = {
@@ -39,7 +39,9 @@ class ClipFrames(Scorer):
     }  # fmt: skip
 
     def available(self) -> str | None:
-        return self.requires.missing() or missing_model(self.name, self.model, self.revision)
+        return self.requires.missing() or missing_model(
+            self.name, self.model, self.revision, ("CLIPModel", "CLIPTokenizer")
+        )
 
     def fingerprint(self) -> str:
         folder = model_folder(self.model, self.revision)

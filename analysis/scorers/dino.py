@@ -33,7 +33,7 @@ class Dino(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights="facebook/dino-vitb16 (343 MB)",
+        {"transformers": "transformers", "torch": "torch"}, weights="facebook/dino-vitb16",
         licence="code and weights Apache-2.0", install="hf download facebook/dino-vitb16",
     )  # fmt: skip
     metrics: ClassVar = {
@@ -44,7 +44,7 @@ class Dino(Scorer):
     }  # fmt: skip
 
     def available(self) -> str | None:
-        return self.requires.missing() or missing_model(self.name, self.model, self.revision)
+        return self.requires.missing() or missing_model(self.name, self.model, self.revision, ("ViTModel",))
 
     def fingerprint(self) -> str:
         folder = model_folder(self.model, self.revision)

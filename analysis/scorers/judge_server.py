@@ -3,9 +3,9 @@
 What is sent, by `send`. "images": the frames that the protocol shows, resized here, as PNG images in order; any server
 that takes images understands it, but the model sees pictures and not a video. "video": the file, as vLLM takes it, with
 the protocol's frame rate and pixels. vLLM thins every video to 32 frames unless it is told otherwise: recent versions
-(0.18 to 0.22, by their documentation) read that from the request, others from
-`--media-io-kwargs '{"video": {"num_frames": -1}}'` when they are started. A server does not say which weights it runs, so `model` and what you write down of
-it are all there is.
+(0.18 to 0.22, by their documentation) read that from the request, others from `--media-io-kwargs '{"video":
+{"num_frames": -1}}'` when they are started. A server does not say which weights it runs, so `model` and what you write
+down of it are all there is.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ LISTED = 20  # likeliest first tokens that are asked for
 
 @dataclass(frozen=True)
 class ServerJudge(Judge):
-    """url: of the server, up to and with /v1. model: as the server calls it. send: "images" or "video". timeout:
-    seconds that an answer may take. A key, if the server wants one, is in the environment variable JUDGE_API_KEY."""
+    """protocol: "log_odds" or "released". url: of the server, up to and with /v1. model: as the server calls it. send:
+    "images" or "video". timeout: seconds that an answer may take. A key, if the server wants one, is in the environment
+    variable JUDGE_API_KEY."""
 
     url: str = ""
     model: str = ""

@@ -35,9 +35,9 @@ PAD = "<|video_pad|>"
 
 @dataclass(frozen=True)
 class QwenJudge(Judge):
-    """model: a folder, or a hub name that is in this machine's cache (at `revision`). dtype: bfloat16, as released, or
-    float32. device: "auto", "cpu", "cuda", "cuda:1", or "map" to spread the model over all GPUs, as the released script
-    does."""
+    """protocol: "log_odds" or "released". model: a folder, or a hub name that is in this machine's cache (at
+    `revision`). dtype: bfloat16, as released, or float32. device: "auto", "cpu", "cuda", "cuda:1", or "map" to spread
+    the model over all GPUs, as the released script does."""
 
     model: str = "Qwen/Qwen2.5-VL-32B-Instruct"
     revision: str = ""
@@ -48,7 +48,7 @@ class QwenJudge(Judge):
     version: ClassVar = "1"
     requires: ClassVar = Requires(
         {"transformers": "transformers", "torch": "torch"},
-        weights="Qwen/Qwen2.5-VL-32B-Instruct (about 67 GB in bfloat16) for OmitI2V's protocol; any Qwen2.5-VL loads",
+        weights="Qwen/Qwen2.5-VL-32B-Instruct for OmitI2V's protocol, two bytes a parameter; any Qwen2.5-VL loads",
         licence="the 7B model's weights are Apache-2.0; read the licence of the size that you use",
         install="hf download Qwen/Qwen2.5-VL-32B-Instruct",
     )

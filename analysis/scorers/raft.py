@@ -77,7 +77,7 @@ class Raft(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"torchvision": "torchvision", "torch": "torch"}, weights=f"raft_large C_T_V2 (21 MB), {SOURCE}",
+        {"torchvision": "torchvision", "torch": "torch"}, weights=f"raft_large C_T_V2 (20 MB), {SOURCE}",
         licence="torchvision BSD-3-Clause; of the weights no licence of their own is stated", install="pip install 'torchvision>=0.28'",
     )  # fmt: skip
     metrics: ClassVar = {
