@@ -297,6 +297,8 @@ def test_the_command_says_what_is_wrong(tmp_path):
         (["--scorers", "sharpnes"], "unknown scorer 'sharpnes'; known are"),
         (["--scorers", "sharpness", "--fps", "-3"], "--fps is -3.0; a positive number"),
         (["--scorers", "sharpness", "--workers", "0"], "--workers is 0"),
+        (["--scorers", "sharpness", "-o", "."], ". is a folder"),
+        (["--scorers", "sharpness", "-o", "a.mkv/scores.csv"], "a.mkv"),
     ]:
         status, _, err = finish(start(tmp_path, "-m", "analysis", "evaluate", str(path), *arguments))
         assert status == 1 and "error: " in err and "Traceback" not in err and what in err, err
@@ -315,7 +317,7 @@ def test_all_are_those_that_can_run(capsys, monkeypatch):
 
 def test_the_page_has_what_the_scorers_say_of_themselves():
     page = (ROOT / "docs/evaluating.md").read_text()
-    assert markdown() in page, "write it again: python -m analysis scorers --markdown"
+    assert markdown() in page, "write it again: python -m analysis scorers --page docs/evaluating.md"
     for status, what in STATUSES.items():
         kept = "yes" if status in module.KEPT else "no"
         (row,) = (line for line in page.splitlines() if line.startswith(f"| `{status}` |"))

@@ -1,6 +1,8 @@
 """The calibration of judges: what is counted, how a result is corrected, and how often the corrected interval holds the
 truth."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,6 +280,7 @@ def test_the_simulated_judge_errs_as_stated_and_the_calibration_finds_it(tmp_pat
     again = calibration_clips.read_answers(tmp_path)
     pd.testing.assert_frame_equal(again, table.reset_index(drop=True), check_dtype=False)
     assert len(pd.read_csv(tmp_path / "calibration.csv")) == 10
+    assert json.loads((tmp_path / "settings.json").read_text())["samples"] == 25
     with pytest.raises(ValueError, match="calibrate-judge"):
         calibration_clips.read_answers(tmp_path / "elsewhere")
 
@@ -323,6 +326,13 @@ def test_clips_can_go_through_an_autoencoder(tmp_path):
     for kind, _, drawn in calibration_clips.clips(11, 1):
         decoded = Video(tmp_path / f"{kind}/modification_000.mkv").frames
         assert decoded.shape == drawn.shape and 0 < np.abs(decoded.astype(int) - drawn).mean() < 12
+
+
+def test_a_clip_that_was_not_judged_ends_the_calibration(tmp_path):
+    spelled = "server_judge:url=http://127.0.0.1:9/v1,model=qwen,timeout=2"
+    with pytest.raises(ValueError, match=r"3 clips could not be judged; true/\w+.mkv: .*gave no answer"):
+        calibration_clips.calibrate_judge(spelled, tmp_path, seed=11, samples=1, cache=tmp_path / "cache")
+    assert not (tmp_path / "answers.csv").exists()
 
 
 def test_what_cannot_be_calibrated_is_said_first(tmp_path):

@@ -112,7 +112,15 @@ def test_methods_stand_alone():
 
 
 # analysis/ in the order of the data flow; packages on one line do not know of each other, unless said here.
-FLOW = ["study"], ["videos"], ["scoring", "attention", "tuning", "bench"], ["scorers"], ["report"], ["papers"], ["playground"]
+FLOW = (
+    ["study"],
+    ["videos"],
+    ["scoring", "attention", "tuning", "bench"],
+    ["scorers"],
+    ["report"],
+    ["papers"],
+    ["playground"],
+)
 
 
 def imported_packages(path):

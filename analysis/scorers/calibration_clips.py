@@ -50,7 +50,7 @@ def write_clips(folder: Path, seed: int, samples: int, checkpoint: str | None = 
     """Write the clips, `truth.csv` and a manifest for `evaluate` into a folder; returns the manifest.
 
     checkpoint: whose autoencoder encodes and decodes the clips first; none by default. truth.csv has one row per clip
-    and question, with the oracle's answer, "unknown" where there is none. Clips that are there are not made again.
+    and question, with the oracle's answer, "unknown" where there is none.
     """
     rows, truths = [], []
     for kind, record, video in clips(seed, samples):
@@ -96,9 +96,10 @@ def calibrate_judge(
 ) -> pd.DataFrame:
     """The judged answers and the truth, "unknown" where the oracle does not know: an object that is not in the clip.
 
-    Writes the clips, `answers.csv` (`judge_calibration.COLUMNS`) and `calibration.csv` (`judge_calibration.table_of`)
-    into `folder`. Answers that are in the cache are not asked for again. Raises ValueError, before a clip is made, for
-    what cannot judge, and afterwards if a clip could not be judged: a calibration leaves nothing out unasked.
+    Writes the clips, `answers.csv` (`judge_calibration.COLUMNS`), `calibration.csv` (`judge_calibration.table_of`) and
+    `settings.json` into `folder`. Answers that are in the cache are not asked for again. Raises ValueError, before a
+    clip is made, for what cannot judge, and afterwards if a clip could not be judged: a calibration leaves nothing out
+    unasked.
     """
     judge = judge_of(spelled)
     manifest = write_clips(folder / "clips", seed, samples, checkpoint)
@@ -122,6 +123,8 @@ def calibrate_judge(
     table = table[list(calibration.COLUMNS)]
     write_table(table, folder / "answers.csv")
     write_table(calibration.table_of(table), folder / "calibration.csv", "%.4f")
+    settings = {"judge": judge_name(judge), "benchmark_seed": seed, "samples": samples, "autoencoder": checkpoint}
+    write_atomically(folder / "settings.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
     return table
 
 

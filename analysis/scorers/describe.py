@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
+from ..study.files import write_atomically
 from .registry import make_scorer, scorer_names
 from .scorer import Metric, Scorer
 
-BEGIN, END = "<!-- written by `python -m analysis scorers --markdown` -->", "<!-- end -->"
+BEGIN, END = (
+    "<!-- written by `python -m analysis scorers --page docs/evaluating.md` -->",
+    "<!-- end of what is written -->",
+)
 
 
 def markdown() -> str:
     """A section for each scorer, with what it needs and a table of its metrics."""
     return "\n\n".join([BEGIN, *map(_section, map(make_scorer, scorer_names())), END]) + "\n"
+
+
+def write_into(page: Path) -> None:
+    """Put `markdown()` in place of what stands between BEGIN and END in a page. Raises ValueError if they are not there."""
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END + "\n")
+    if not begin or not end:
+        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}")
+    written = before + markdown() + after
+    write_atomically(page, lambda path: path.write_text(written))
 
 
 def _section(scorer: Scorer) -> str:
