@@ -12,7 +12,7 @@ from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
 from .report import commands as report_commands
-from .scorers import command
+from .scorers import command, judge_command
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -348,8 +348,8 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_focal(load_parameters()).to_string())
 
 
-app.command()(command.evaluate)
-app.command()(command.scorers)
+for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
+    app.command()(function)
 for commands in (benchmark_commands, report_commands):
     commands.add_to(app)
 if __name__ == "__main__":
