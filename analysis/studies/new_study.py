@@ -12,7 +12,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from ..study.benchmark_samples import load_samples
 from ..study.presets import Preset, Value, load_presets, presets_of_table, split_table
-from .settings import put
+from .settings import comment, put
 from .study import PARAMETERS, ROWS, Study, find_study
 
 HEAD = """\
@@ -100,10 +100,7 @@ def _comment(document: CommentedMap, backbone: str, key: str, value: Value) -> N
     said = (
         f"{value.origin}; {value.note}" if value.origin and value.note else value.origin or f"not known: {value.note}"
     )
-    if key in ("guidance_scale", "seeds"):
-        document["sweeps"][backbone].yaml_add_eol_comment(said, key)
-    elif key in document["backbones"][backbone]:
-        document["backbones"][backbone].yaml_add_eol_comment(said, key)
+    comment(document, backbone, key, said)
 
 
 def _sources(preset: Preset) -> str:

@@ -8,10 +8,10 @@ from ruamel.yaml import YAML, YAMLError
 
 from ..study.presets import OWN
 from .new_study import write_yaml
-from .settings import OF_SWEEPS, PLACES, put
+from .settings import OF_SWEEPS, PLACES, comment, put
 from .study import Study, unstated
 
-ALL = "all"
+ALL, STATED = "all", "stated with `study set`"
 
 
 def read_settings(words: list[str]) -> dict[str, object]:
@@ -58,6 +58,7 @@ def set_values(study: Study, name: str, settings: dict[str, object]) -> list[str
                 if key == "checkpoint" and isinstance(value, str) and Path(value).is_dir():
                     value = str(Path(value).absolute())
                 put(document, backbone, key, value, study.folder)
+                comment(document, backbone, key, STATED)
     write_yaml(document, study.parameters_file)
     missing = unstated(study.raw())
     try:
@@ -84,6 +85,8 @@ def _set_method(methods: dict, name: str, settings: dict) -> None:
             methods[name][0].pop(key, None)
         else:
             methods[name][0][key] = value
+    methods.ca.items.pop(name, None)
+    methods.yaml_add_eol_comment(STATED, name)
     from methods.registry import from_dict  # loads torch
 
     from_dict(dict(methods[name][0]))

@@ -19,6 +19,7 @@ PLACES = {
     "flow_shift": ("load", "scheduler", "arguments"),
     "sampling_type": ("call", "sampling_type"),
     "true_cfg_scale": ("call", "true_cfg_scale"),
+    "num_frames": ("call", "num_frames"),
 }  # fmt: skip
 OF_SWEEPS = ("guidance_scale", "seeds", "samples")
 
@@ -53,7 +54,7 @@ def put(document: dict, backbone: str, key: str, value, folder: Path) -> None:
         return _put_scheduler(entry, key, value, folder)
     *parents, last = PLACES[key]
     for name in parents:
-        entry = entry.setdefault(name, {})
+        entry = entry.setdefault(name, type(entry)())
     if value == OWN and key in (
         "sampling_type",
         "true_cfg_scale",
@@ -66,6 +67,9 @@ def put(document: dict, backbone: str, key: str, value, folder: Path) -> None:
         return
     if value == OWN:
         raise ValueError(f"{key} cannot be left to the pipeline")
+    if key == "checkpoint" and (before := get(document, backbone, "flow_shift")) is not None:
+        entry[last] = value
+        return _put_scheduler(entry, "flow_shift", before, folder)  # whose name depends on the checkpoint's scheduler
     entry[last] = {"policy": "bucket"} if (key, value) == ("fit", "bucket") else value
 
 
@@ -78,7 +82,7 @@ def _for_sweep(key: str, value):
 
 
 def _put_scheduler(entry: dict, key: str, value, folder: Path) -> None:
-    load = entry.setdefault("load", {})
+    load = entry.setdefault("load", type(entry)())
     before = load.get("scheduler") or {}
     arguments = dict(before.get("arguments") or {})
     name = before.get("name", OWN) if "scheduler" in load else OWN
@@ -94,9 +98,24 @@ def _put_scheduler(entry: dict, key: str, value, folder: Path) -> None:
     made = ({} if name == OWN else {"name": name}) | ({"arguments": arguments} if arguments else {})
     load.pop("scheduler", None)
     if made:
-        load["scheduler"] = made
+        load["scheduler"] = type(entry)(made)
     if not load:
         del entry["load"]
+
+
+def comment(document, backbone: str, key: str, text: str) -> None:
+    """Put a comment beside a setting, in place of what stands there; nothing where the setting is not in the file."""
+    if key in OF_SWEEPS:
+        for sweep in (s for s in document["sweeps"].values() if s["backbone"] == backbone):
+            sweep.yaml_add_eol_comment(text, key)
+        return
+    entry = document["backbones"][backbone]
+    *parents, last = PLACES[key]
+    for name in parents:
+        entry = entry.get(name, {})
+    if last in entry:
+        entry.ca.items.pop(last, None)
+        entry.yaml_add_eol_comment(text, last)
 
 
 def get(document: dict, backbone: str, key: str):

@@ -18,7 +18,7 @@ PRESETS = Path(__file__).parents[2] / "papers/presets.yaml"
 OWN = "own"
 REQUIRED = ("checkpoint", "steps", "guidance_scale", "flow_shift", "scheduler", "frames", "width", "height", "fps", "fit", "dtype",
             "vae_dtype", "negative_prompt", "seeds")  # fmt: skip
-OPTIONAL = ("true_cfg_scale", "sampling_type", "max_sequence_length")
+OPTIONAL = ("true_cfg_scale", "sampling_type", "max_sequence_length", "num_frames")
 
 
 class _Strict(BaseModel):

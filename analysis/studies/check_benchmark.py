@@ -1,0 +1,56 @@
+"""Are the benchmark's samples, questions and images there, and do the images fit the backbones?"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..benchmarks import Benchmark, read_benchmark
+from ..study.image_fit import fitted_size
+from ..study.parameters import Parameters
+from .findings import Finding
+from .study import Study
+
+SHOWN = 3
+
+
+def benchmark_findings(study: Study, parameters: Parameters, asked: set[tuple[str, str]]) -> list[Finding]:
+    """Of the benchmark, read from the study's folder, and of its images for each backbone whose size is stated."""
+    try:
+        benchmark = read_benchmark(parameters.benchmark.folder)
+    except (ValueError, OSError) as error:
+        return [Finding("blocks", "benchmark", " ".join(str(error).split()))]
+    found = [Finding("blocks" if p.stops else "note", "benchmark", str(p)) for p in benchmark.problems]
+    count, of_paper = len(benchmark.samples), study.of_table.samples if study.of_table else None
+    questions = sum(len(s.questions) for s in benchmark.samples)
+    said = f"{benchmark.spec.title}, {count} samples with {questions} questions"
+    if of_paper and count != of_paper:
+        found.append(Finding("note", "benchmark", f"{said}; the paper has {of_paper} samples"))
+    else:
+        found.append(Finding("fine", "benchmark", said))
+    for name, sweep in parameters.sweeps.items():
+        if sweep.samples > count and not any(f == (name, "samples") for f in asked):
+            found.append(Finding("blocks", name, f"it wants {sweep.samples} samples, the benchmark has {count}"))
+    for name in dict.fromkeys(s.backbone for s in parameters.sweeps.values()):
+        if not {(name, "width"), (name, "height"), (name, "fit")} & asked:
+            found += _images(name, parameters, benchmark)
+    return found
+
+
+def _images(name: str, parameters: Parameters, benchmark: Benchmark) -> list[Finding]:
+    backbone, sizes, wrong = parameters.backbones[name], Counter(), {}
+    if "ImageToVideo" not in backbone.pipeline and "Framepack" not in backbone.pipeline:
+        return []
+    for sample, size in benchmark.sizes.items():
+        try:
+            sizes[fitted_size(*size, backbone)] += 1
+        except ValueError as error:
+            wrong[sample] = str(error)
+    if wrong:
+        first = "; ".join(f"{sample} is {why}" for sample, why in list(wrong.items())[:SHOWN])
+        return [Finding("blocks", name, f"{len(wrong)} of {len(benchmark.sizes)} images do not fit: {first}")]
+    made = ", ".join(f"{w}x{h}: {count}" for (w, h), count in sizes.most_common())
+    return (
+        [Finding("fine", name, f"images of {len(set(benchmark.sizes.values()))} sizes become videos of {made}")]
+        if made
+        else []
+    )
