@@ -10,6 +10,8 @@ import typer
 
 from testbed.command_line import run
 
+from .benchmarks import commands as benchmark_commands
+from .scorers import command
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -389,6 +391,10 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_recording().to_string())
     print(bench_focal(load_parameters()).to_string())
 
+
+app.command()(command.evaluate)
+app.command()(command.scorers)
+benchmark_commands.add_to(app)
 
 if __name__ == "__main__":
     run(app)

@@ -55,4 +55,4 @@ def _acts(method, steps: int) -> None:
     ):  # by the schedule's times, which nobody knows here
         return
     if not isinstance(window, str) or window in FRACTIONS:
-        in_window(window, ForwardContext(step=0, steps=steps))
+        in_window(window, ForwardContext(step=0, steps=steps, timestep=1000.0, branch="cond"))
