@@ -12,6 +12,7 @@ from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
 from .scorers import command
+from .studies import commands as study_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -395,6 +396,7 @@ def bench(backbone: str = "wan-i2v"):
 app.command()(command.evaluate)
 app.command()(command.scorers)
 benchmark_commands.add_to(app)
+study_commands.add_to(app)
 
 if __name__ == "__main__":
     run(app)

@@ -136,3 +136,15 @@ def plan_lines(costs: list[Cost], gpus: int) -> list[str]:
         lines.append(f"in all {sum(c.missing for c in costs)} videos: {total:.4g} GPU hours, {total / gpus:.4g} hours on {gpus} "
                      f"GPUs if they share evenly, {disk:.3g} GB; loading the models is not counted")  # fmt: skip
     return lines
+
+
+def read_seconds(given: list[str], backbones: list[str]) -> dict[str, float]:
+    """{backbone: seconds per step} of `18.4` (for all) and `BACKBONE=18.4`. Raises ValueError for anything else."""
+    found = {}
+    for text in sorted(given, key=lambda t: "=" in t):  # what is said of one backbone counts
+        name, _, number = text.rpartition("=")
+        try:
+            found |= dict.fromkeys([name] if name else backbones, float(number))
+        except ValueError:
+            raise ValueError(f"--seconds-per-step {text}: a number, or BACKBONE=number") from None
+    return found
