@@ -23,7 +23,7 @@ def package_findings(parameters: Parameters, scorers: list[str] | None = None) -
     found = []
     for name in dict.fromkeys(s.backbone for s in parameters.sweeps.values()):
         backbone = parameters.backbones[name]
-        if not hasattr(diffusers, backbone.pipeline):
+        if backbone.pipeline not in dir(diffusers):  # asking for the class would import it
             found.append(Finding("blocks", name, f"diffusers {diffusers.__version__} has no {backbone.pipeline}"))
         if (
             (q := backbone.load.quantisation)

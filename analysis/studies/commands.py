@@ -54,6 +54,29 @@ def set_(
     )
 
 
+@study.command(context_settings=PASSED)
+def add(
+    context: typer.Context,
+    name: Name,
+    backbone: Annotated[str, typer.Argument(help="as its rows are to be called")],
+    pipeline: Annotated[str, typer.Option(help="its class in diffusers")],
+    method: Annotated[
+        list[str] | None, typer.Option(help='NAME={"method": "alignvid", ...}: a row of its own; repeatable')
+    ] = None,
+):
+    """Add a backbone of one's own, with a row for it and for each method; settings are given as for `study set`."""
+    from .add_backbone import add_backbone
+    from .set_values import read_methods, read_settings
+
+    settings = read_settings(context.args) if context.args else {}
+    missing = add_backbone(find_study(name), backbone, pipeline, read_methods(method or []), settings)
+    print(
+        f"{len(missing)} of its settings have to be stated still: {', '.join(missing)}"
+        if missing
+        else "every setting is stated"
+    )
+
+
 @study.command()
 def check(
     name: Name,
@@ -155,7 +178,8 @@ def evaluate(
     opened = find_study(name)
     named = [str(Path(s).absolute()) if s.endswith(".yaml") else s for s in scorers]
     with opened.inside():
-        counts = evaluate_study(opened.parameters(), named, workers)
+        names = opened.of_table.backbones if opened.of_table else {}
+        counts = evaluate_study(opened.parameters(), named, workers, names)
     for scorer, own in counts.items():
         print(f"{scorer}: {', '.join(f'{count} {status}' for status, count in own.items())}")
 

@@ -34,8 +34,9 @@ COLUMNS = (
 )
 
 
-def write_manifest(parameters: Parameters, path: Path = MANIFEST) -> list[dict[str, str]]:
-    """A row for every cell, in the order of the sweeps' grids, whether its video is there or not. Run it in the study's folder."""
+def write_manifest(parameters: Parameters, names: dict[str, str], path: Path = MANIFEST) -> list[dict[str, str]]:
+    """A row for every cell, in the order of the sweeps' grids, whether its video is there or not. names: of
+    backbones, as the paper calls them. Run it in the study's folder."""
     folder = parameters.benchmark.folder
     samples = {s["id"]: s for s in load_samples(folder)}
     rows = []
@@ -47,9 +48,9 @@ def write_manifest(parameters: Parameters, path: Path = MANIFEST) -> list[dict[s
         rows.append({
             "video": relative(state.path, path.parent), "image": relative(image, path.parent), "prompt": cell.prompt,
             "id": cell.sample, "questions": json.dumps(sample.get("questions") or []),
-            "fps": str(parameters.backbones[cell.backbone].fps), "sweep": sweep, "method": cell.method,
-            "seed": str(cell.seed), "guidance_scale": f"{cell.guidance_scale:g}",
-            "category": sample.get("main-category", ""),
+            "fps": str(parameters.backbones[cell.backbone].fps), "sweep": sweep,
+            "backbone": names.get(cell.backbone, cell.backbone), "method": cell.method, "seed": str(cell.seed), "guidance_scale": f"{cell.guidance_scale:g}",
+            "main_category": sample.get("main-category", ""),
         })  # fmt: skip
 
     def write(temporary: Path) -> None:
@@ -62,14 +63,16 @@ def write_manifest(parameters: Parameters, path: Path = MANIFEST) -> list[dict[s
     return rows
 
 
-def evaluate_study(parameters: Parameters, scorers: list[str], workers: int | None = None) -> dict[str, dict[str, int]]:
+def evaluate_study(
+    parameters: Parameters, scorers: list[str], workers: int | None = None, names: dict[str, str] | None = None
+) -> dict[str, dict[str, int]]:
     """{scorer: {status: how many rows}}; writes results/scores/SCORER.csv for each. Run it in the study's folder.
 
     Raises ValueError for a scorer that is unknown or cannot run here, before a video is opened.
     """
     if not scorers:
         raise ValueError("no scorer is named: --scorers NAME; `python -m analysis scorers` lists them")
-    write_manifest(parameters)
+    write_manifest(parameters, names or {})
     rows, _ = read_manifest(MANIFEST)
     lines, counts = evaluate(rows, scorers, Settings(CACHE), workers), {}
     made = {scorer.spelled(): scorer for scorer in map(make_scorer, scorers)}

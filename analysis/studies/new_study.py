@@ -121,4 +121,5 @@ def _rows(table: str, rows: dict[str, Preset], chosen: list[str]) -> dict:
             found[label] = {"sweep": slug(preset.backbone), "method": preset.method}
             if preset.against:
                 found[label]["against"] = preset.against
-    return {"table": table, "samples": load_presets()[paper].tables[name].samples.value, "rows": found}
+    count = load_presets()[paper].tables[name].samples.value
+    return {"table": table, "samples": count, "backbones": {slug(b): b for b in chosen}, "rows": found}

@@ -35,6 +35,27 @@ def read_settings(words: list[str]) -> dict[str, object]:
     return found
 
 
+def read_methods(given: list[str]) -> dict[str, list[dict]]:
+    """{name: settings} of NAME={"method": ...}, or NAME=[...] for several. Raises ValueError for anything else, and for settings
+    that a method refuses."""
+    from methods.registry import from_dict  # loads torch
+
+    found = {}
+    for text in given:
+        name, _, settings = text.partition("=")
+        try:
+            own = YAML(typ="safe", pure=True).load(settings)
+        except YAMLError:
+            own = None
+        own = [own] if isinstance(own, dict) else own
+        if not name or name == "none" or not isinstance(own, list) or not own:
+            raise ValueError(f'--method {text}: give NAME={{"method": "alignvid", "gamma": 1.35, ...}}')
+        for one in own:
+            from_dict(one)
+        found[name] = own
+    return found
+
+
 def set_values(study: Study, name: str, settings: dict[str, object]) -> list[str]:
     """Write settings of a backbone, of `all` backbones, or of a method; the names of what still has to be stated.
 

@@ -21,6 +21,7 @@ PLACES = {
     "true_cfg_scale": ("call", "true_cfg_scale"),
     "num_frames": ("call", "num_frames"),
 }  # fmt: skip
+CALL = "call."  # any other argument of the pipeline's call
 OF_SWEEPS = ("guidance_scale", "seeds", "samples")
 
 
@@ -48,8 +49,13 @@ def put(document: dict, backbone: str, key: str, value, folder: Path) -> None:
         for sweep in (s for s in document["sweeps"].values() if s["backbone"] == backbone):
             sweep[key] = _for_sweep(key, value)
         return
+    if key.startswith(CALL) and key != CALL:
+        call = entry.setdefault("call", type(entry)())
+        call[key.removeprefix(CALL)] = value
+        return
     if key not in PLACES:
-        raise ValueError(f"unknown setting {key!r}; there are {', '.join([*PLACES, *OF_SWEEPS])}")
+        known = ", ".join([*PLACES, *OF_SWEEPS])
+        raise ValueError(f"unknown setting {key!r}; there are {known}, and call.NAME for the pipeline's call")
     if key in ("scheduler", "flow_shift"):
         return _put_scheduler(entry, key, value, folder)
     *parents, last = PLACES[key]
@@ -110,7 +116,7 @@ def comment(document, backbone: str, key: str, text: str) -> None:
             sweep.yaml_add_eol_comment(text, key)
         return
     entry = document["backbones"][backbone]
-    *parents, last = PLACES[key]
+    *parents, last = PLACES.get(key) or key.split(".", 1)
     for name in parents:
         entry = entry.get(name, {})
     if last in entry:

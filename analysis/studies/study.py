@@ -27,11 +27,13 @@ class RowOf(BaseModel):
 
 
 class StudyFile(BaseModel):
-    """study.yaml. table: such as alignvid/2. samples: how many the paper has."""
+    """study.yaml. table: such as alignvid/2. samples: how many the paper has. backbones: as the paper calls those of
+    params.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     table: str
     samples: int | None = None
+    backbones: dict[str, str] = {}
     rows: dict[str, RowOf]
 
 

@@ -122,7 +122,9 @@ def _values(estimate: Estimate, videos: pd.DataFrame, row, column: str) -> tuple
     Answers to questions: a video that is missing or damaged has none right. Other metrics leave such videos out.
     """
     mine = videos[(videos["sweep"] == row.sweep) & (videos["method"] == row.method)]
-    if (of_column := mine["category"].map(_plain) == _plain(column)).any() or _plain(column) in _categories(videos):
+    if (of_column := mine["main_category"].map(_plain) == _plain(column)).any() or _plain(column) in _categories(
+        videos
+    ):
         mine = mine[of_column]
     scores = _scores(estimate.file, estimate.metric)
     found = mine.assign(status=[scores.get(v, ("missing row", ""))[0] for v in mine["video"]],
@@ -139,7 +141,7 @@ def _plain(text: str) -> str:
 
 
 def _categories(videos: pd.DataFrame) -> set[str]:
-    return {_plain(c) for c in videos["category"]} - {""}
+    return {_plain(c) for c in videos["main_category"]} - {""}
 
 
 def _estimates() -> list[Estimate]:
