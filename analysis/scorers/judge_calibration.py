@@ -72,7 +72,11 @@ def units(answers: pd.DataFrame, level: str = "question", stratum: str = "all") 
     """
     if missing := [c for c in COLUMNS if c not in answers]:
         raise ValueError(f"a table of judged answers has the columns {', '.join(COLUMNS)}; {missing} are missing")
-    for column, allowed in (("truth", ("yes", "no")), ("expected", ("yes", "no")), ("answer", ("yes", "no", "unknown"))):
+    for column, allowed in (
+        ("truth", ("yes", "no")),
+        ("expected", ("yes", "no")),
+        ("answer", ("yes", "no", "unknown")),
+    ):
         if len(odd := answers.loc[~answers[column].isin(allowed), column]):
             raise ValueError(f"{column} is one of {', '.join(allowed)}, not {odd.iloc[0]!r}")
     if level not in LEVELS or stratum not in ("all", "yes", "no"):

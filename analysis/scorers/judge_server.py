@@ -135,7 +135,9 @@ def read_logprobs(choice: dict) -> Reply:
     mass, text = min(1.0, total["yes"] + total["no"]), "".join(t["token"] for t in content[0]["top_logprobs"][:5])
     if not total["yes"] or not total["no"]:
         answer = next((word for word, share in total.items() if share), "unknown")
-        reason = f"{'yes or no' if answer == 'unknown' else 'the other word'} is not among the {LISTED} likeliest tokens"
+        reason = (
+            f"{'yes or no' if answer == 'unknown' else 'the other word'} is not among the {LISTED} likeliest tokens"
+        )
         return Reply(answer, NotScored("undefined", reason), mass, text=text)
     odds = math.log(total["yes"] / total["no"])
     return Reply("yes" if odds > 0 else "no" if odds < 0 else "unknown", odds, mass, text=text)

@@ -22,6 +22,10 @@ def method_findings(name: str, parameters: Parameters, folder: Path, asked: set[
         for settings in parameters.methods[method]:
             try:
                 made = from_dict(settings)
+                if clip := getattr(made, "clip", None):  # it loads what it needs when it is checked
+                    if not Path(clip).is_dir():
+                        raise ValueError(f"there is no folder {clip} of a CLIP model")
+                    continue
                 model = model or _describe(folder)
                 made.check(model)
                 if (name, "steps") not in asked:
