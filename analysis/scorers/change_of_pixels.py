@@ -24,7 +24,8 @@ class ChangeOfPixels(Scorer):
         "still_copy_pixels": Metric(
             "", 0, 1,
             "1 if no frame has changed: if at most `share` of its pixels differ from the first frame by more than `level` grey "
-            "levels in a channel, after a 5x5 mean. The mean over videos is the share of still copies. Motion of something small is not seen; a flicker of the whole picture counts as a change.",
+            "levels in a channel, after a 5x5 mean. The mean over videos is the share of still copies. Motion of something "
+            "small is not seen; a flicker of the whole picture counts as a change.",
             imitates="still copies by answers to questions (still_copy)", digits=0, proportion=True,
         ),
         "onset_pixels": Metric(
@@ -41,6 +42,10 @@ class ChangeOfPixels(Scorer):
         "change_peak": Metric("share", 0, 1, "The largest share, over frames, of pixels that differ so from the first frame.", digits=4),
         "change_end": Metric("share", 0, 1, "The mean of that share over the last quarter.", digits=4),
     }  # fmt: skip
+
+    def __post_init__(self):
+        if not (0 <= self.level < 255 and 0 <= self.share < 1):
+            raise ValueError(f"level is {self.level} and share {self.share}; 0 to 254 and 0 to below 1 are allowed")
 
     def score(self, video: Video, sample: Sample) -> dict:
         frames = video.at_least(4)  # a quarter is a frame

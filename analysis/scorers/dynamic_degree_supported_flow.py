@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .flow_of_pairs import ESTIMATOR, OPENCV, neighbours, top_flow
+from .flow_of_pairs import ESTIMATOR, OPENCV, check_side, neighbours, top_flow
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import NotScored, Video
 
@@ -49,6 +49,11 @@ class DynamicDegreeSupportedFlow(Scorer):
             imitates="VBench dynamic_degree (RAFT)", digits=4,
         ),
     }  # fmt: skip
+
+    def __post_init__(self):
+        check_side(self.side)
+        if not self.rate > 0:
+            raise ValueError(f"rate is {self.rate}; frames per second above 0 are wanted")
 
     def score(self, video: Video, sample: Sample) -> dict:
         sampled = video.every(self.rate)

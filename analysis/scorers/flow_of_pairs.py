@@ -28,6 +28,12 @@ def top_flow(video: Video, pairs: np.ndarray, share: float, side: int) -> np.nda
     return np.array([top[share] for top in tops])
 
 
+def check_side(side: int) -> None:
+    """Raises ValueError for a `side` that is not 0 and too small for any flow."""
+    if side != 0 and side < 32:
+        raise ValueError(f"side is {side}; 0, or 32 px at least")
+
+
 SHARES = (0.05, 0.02)  # of VBench's dynamic degree, and of its static filter
 
 

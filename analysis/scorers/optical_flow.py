@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .flow_of_pairs import ESTIMATOR, OPENCV, neighbours, top_flow
+from .flow_of_pairs import ESTIMATOR, OPENCV, check_side, neighbours, top_flow
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import NotScored, Video
 
@@ -39,6 +39,9 @@ class OpticalFlow(Scorer):
             "short sides / s", 0, None, f"`flow_px` over the short side, times the frames per second. {BLIND}", digits=5
         ),
     }  # fmt: skip
+
+    def __post_init__(self):
+        check_side(self.side)
 
     def score(self, video: Video, sample: Sample) -> dict:
         frames = video.at_least(5)  # a pair for each quarter

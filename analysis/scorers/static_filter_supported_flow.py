@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .flow_of_pairs import ESTIMATOR, OPENCV, neighbours, top_flow
+from .flow_of_pairs import ESTIMATOR, OPENCV, check_side, neighbours, top_flow
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import Video
 
@@ -39,6 +39,9 @@ class StaticFilterSupportedFlow(Scorer):
             imitates="VBench static_filter (RAFT)", digits=0, proportion=True,
         )
     }  # fmt: skip
+
+    def __post_init__(self):
+        check_side(self.side)
 
     def score(self, video: Video, sample: Sample) -> dict:
         frames = video.at_least(2)

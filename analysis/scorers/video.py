@@ -18,6 +18,9 @@ import av
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+av.logging.set_level(av.logging.ERROR)  # it is off by default, and then nothing says that a frame is damaged
+av.logging.set_skip_repeated(False)  # else the second file with the same damage in a process looks sound
+
 # Status of a row of the table -> what it means.
 STATUSES = {
     "ok": "there is a value",
@@ -187,6 +190,8 @@ def _decode(path: Path, limit: float) -> tuple[np.ndarray, np.ndarray | None, fl
             frames = _stack(map(upright, container.decode(stream)), limit)
     except (av.error.FFmpegError, ValueError, IndexError, UnicodeDecodeError) as error:
         raise NotScored("corrupt", f"not a readable video: {getattr(error, 'strerror', None) or error}") from None
+    if path.suffix.lower() == ".gif" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
+        raise NotScored("corrupt", "the file ends before its trailer")
     # A decoder notices a damaged frame, says so, and returns it as if it were sound.
     if errors := [text.strip() for level, _, text in said if level <= av.logging.ERROR]:
         raise NotScored("corrupt", f"it is damaged: {errors[0]}")
