@@ -11,6 +11,7 @@ import typer
 from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
+from .report import commands as report_commands
 from .scorers import command
 from .studies import commands as study_commands
 from .study import made_from
@@ -350,8 +351,8 @@ def bench(backbone: str = "wan-i2v"):
 
 app.command()(command.evaluate)
 app.command()(command.scorers)
-benchmark_commands.add_to(app)
-study_commands.add_to(app)
+for commands in (benchmark_commands, report_commands, study_commands):
+    commands.add_to(app)
 
 if __name__ == "__main__":
     run(app)
