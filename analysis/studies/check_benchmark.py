@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from ..benchmarks import Benchmark, read_benchmark
 from ..study.image_fit import fitted_size
@@ -14,9 +15,18 @@ SHOWN = 3
 
 
 def benchmark_findings(study: Study, parameters: Parameters, asked: set[tuple[str, str]]) -> list[Finding]:
-    """Of the benchmark, read from the study's folder, and of its images for each backbone whose size is stated."""
+    """Of the benchmarks, read from the study's folder, and of their images for each backbone whose size is stated."""
+    by_folder: dict[Path, list[str]] = {}
+    for sweep in parameters.sweeps:
+        by_folder.setdefault(parameters.benchmark_of(sweep).folder, []).append(sweep)
+    return [f for folder, sweeps in by_folder.items() for f in _of_one(study, parameters, folder, sweeps, asked)]
+
+
+def _of_one(
+    study: Study, parameters: Parameters, folder: Path, sweeps: list[str], asked: set[tuple[str, str]]
+) -> list[Finding]:
     try:
-        benchmark = read_benchmark(parameters.benchmark.folder)
+        benchmark = read_benchmark(folder)
     except (ValueError, OSError) as error:
         return [Finding("blocks", "benchmark", " ".join(str(error).split()))]
     found = [Finding("blocks" if p.stops else "note", "benchmark", str(p)) for p in benchmark.problems]
@@ -27,10 +37,11 @@ def benchmark_findings(study: Study, parameters: Parameters, asked: set[tuple[st
         found.append(Finding("note", "benchmark", f"{said}; the paper has {of_paper} samples"))
     else:
         found.append(Finding("fine", "benchmark", said))
-    for name, sweep in parameters.sweeps.items():
-        if sweep.samples > count and not any(f == (name, "samples") for f in asked):
-            found.append(Finding("blocks", name, f"it wants {sweep.samples} samples, the benchmark has {count}"))
-    for name in dict.fromkeys(s.backbone for s in parameters.sweeps.values()):
+    for name in sweeps:
+        wanted = parameters.sweeps[name].samples
+        if wanted > count:
+            found.append(Finding("blocks", name, f"it wants {wanted} samples, the benchmark has {count}"))
+    for name in dict.fromkeys(parameters.sweeps[s].backbone for s in sweeps):
         if not {(name, "width"), (name, "height"), (name, "fit")} & asked:
             found += _images(name, parameters, benchmark)
     return found

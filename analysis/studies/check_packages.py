@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from ..study.parameters import Parameters
+from ..videos.load_backbone import check_backbone
 from .findings import Finding
 
 QUANTISERS = {
@@ -25,14 +26,17 @@ def package_findings(parameters: Parameters, scorers: list[str] | None = None) -
         backbone = parameters.backbones[name]
         if backbone.pipeline not in dir(diffusers):  # asking for the class would import it
             found.append(Finding("blocks", name, f"diffusers {diffusers.__version__} has no {backbone.pipeline}"))
+            continue
+        try:
+            check_backbone(name, backbone)
+        except (ValueError, OSError) as error:
+            found.append(Finding("blocks", name, " ".join(str(error).split())))
         if (
             (q := backbone.load.quantisation)
             and (module := QUANTISERS.get(q.config))
             and find_spec(module.split(".")[0]) is None
         ):
             found.append(Finding("blocks", name, f"{q.config} needs {module}, which is not installed"))
-        if backbone.load.lora and find_spec("peft") is None:
-            found.append(Finding("blocks", name, "LoRAs need peft, which is not installed: pip install peft"))
     for spelled in scorers or []:
         found.append(_scorer(spelled))
     count = torch.cuda.device_count()

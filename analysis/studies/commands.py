@@ -138,10 +138,21 @@ def status(
 @study.command(context_settings=PASSED)
 def generate(context: typer.Context, name: Name):
     """Make the study's videos: everything behind its name goes to `python -m analysis generate`, such as --shard 0/8."""
+    _pass_on(context, name, "generate")
+
+
+@study.command(context_settings=PASSED)
+def merge(context: typer.Context, name: Name):
+    """Write the manifests after shards: everything behind its name goes to `python -m analysis merge`, such as --from FOLDER."""
+    _pass_on(context, name, "merge")
+
+
+def _pass_on(context: typer.Context, name: str, command: str) -> None:
+    """Run another command in the study's folder, if every setting is stated."""
     opened = find_study(name)
     with opened.inside():
         opened.parameters()
-        context.find_root().command.main(args=["generate", *context.args], standalone_mode=False, prog_name="analysis")
+        context.find_root().command.main(args=[command, *context.args], standalone_mode=False, prog_name="analysis")
 
 
 @study.command()

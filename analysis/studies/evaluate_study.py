@@ -37,11 +37,12 @@ COLUMNS = (
 def write_manifest(parameters: Parameters, names: dict[str, str], path: Path = MANIFEST) -> list[dict[str, str]]:
     """A row for every cell, in the order of the sweeps' grids, whether its video is there or not. names: of
     backbones, as the paper calls them. Run it in the study's folder."""
-    folder = parameters.benchmark.folder
-    samples = {s["id"]: s for s in load_samples(folder)}
+    folders = {sweep: parameters.benchmark_of(sweep).folder for sweep in parameters.sweeps}
+    samples = {folder: {s["id"]: s for s in load_samples(folder)} for folder in set(folders.values())}
     rows = []
     for sweep, state in states_of(parameters):
-        cell, sample = state.cell, samples[state.cell.sample]
+        cell, folder = state.cell, folders[sweep]
+        sample = samples[folder][cell.sample]
         image = folder / sample["image-path"]
         if state.record and state.record.reference:  # what the model was given, cropped or padded
             image = runs_folder(parameters, sweep) / state.record.reference

@@ -75,7 +75,7 @@ def plan_study(
             given = sum(r.seconds for r in made) / len(made) / steps
             source = f"measured on {len(made)} videos, {', '.join(sorted({r.device for r in made if r.device}))}"
         found.append(Cost(name, sweep.backbone, len(all_states), len(left), steps, given, source if given else "not known",
-                          _bytes(parameters, backbone, left, all_states) / 1e9))  # fmt: skip
+                          _bytes(parameters, name, left, all_states) / 1e9))  # fmt: skip
     return found
 
 
@@ -84,18 +84,20 @@ def disk_needed(parameters: Parameters) -> float:
     return sum(cost.gigabytes for cost in plan_study(parameters)) * 1e9
 
 
-def _bytes(parameters: Parameters, backbone: Backbone, left: list[VideoState], states: list[VideoState]) -> float:
+def _bytes(parameters: Parameters, sweep: str, left: list[VideoState], states: list[VideoState]) -> float:
+    backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     made = [s.record for s in states if s.state == "ok" and s.record and s.record.bytes and s.record.frames]
     rate = LOSSLESS
     if made:
         rate = sum(r.bytes for r in made) / sum(r.frames * r.height * r.width * 3 for r in made)
-    sizes = video_sizes(parameters, backbone)
+    sizes = video_sizes(parameters.benchmark_of(sweep).folder, backbone)
     return sum(rate * 3 * backbone.frames * math.prod(sizes[s.cell.sample]) for s in left)
 
 
-def video_sizes(parameters: Parameters, backbone: Backbone) -> dict[str, tuple[int, int]]:
-    """(width, height) of the video of each sample. An image that does not fit counts with the backbone's own size."""
-    folder, own = parameters.benchmark.folder, (backbone.width, backbone.height)
+def video_sizes(folder: Path, backbone: Backbone) -> dict[str, tuple[int, int]]:
+    """(width, height) of the video of each sample of a benchmark. An image that does not fit counts with the backbone's own
+    size."""
+    own = backbone.width, backbone.height
     if backbone.fit in ("exact", "crop", "pad"):
         return {s["id"]: own for s in load_samples(folder)}
     return {s["id"]: _fitted(folder / s["image-path"], backbone) or own for s in load_samples(folder)}
