@@ -119,6 +119,24 @@ def plan(
 
 
 @study.command()
+def cost(
+    table: Annotated[str, typer.Argument(help="such as alignvid/2")],
+    seconds_per_step: Annotated[
+        list[str] | None, typer.Option(help="S, or BACKBONE=S; a step with all its passes; repeatable")
+    ] = None,
+):
+    """Say what a paper's table costs in videos, GPU hours and gigabytes, from its settings and the seconds that you state."""
+    from .plan_study import read_seconds
+    from .table_costs import cost_page, costs_of_table
+
+    backbones = [c.backbone for c in costs_of_table(table)]
+    costs = costs_of_table(table, read_seconds(seconds_per_step or [], backbones))
+    print(cost_page(costs), end="")
+    for c in (c for c in costs if c.unknown):
+        print(f"{c.backbone}: {', '.join(c.unknown)} of the paper's runs are not known")
+
+
+@study.command()
 def status(
     name: Name,
     deep: Annotated[bool, typer.Option("--deep", help="compare checksums: reads every file")] = False,

@@ -19,19 +19,8 @@ from ..study.results_layout import runs_folder
 from .export_videos import relative, states_of
 
 MANIFEST, SCORES, CACHE = Path("results/manifest.csv"), Path("results/scores"), Path("build/evaluated")
-COLUMNS = (
-    "video",
-    "image",
-    "prompt",
-    "id",
-    "questions",
-    "fps",
-    "sweep",
-    "method",
-    "seed",
-    "guidance_scale",
-    "category",
-)
+COLUMNS = ("video", "image", "prompt", "id", "questions", "fps", "sweep", "backbone", "method", "seed", "guidance_scale",
+           "main_category")  # fmt: skip
 
 
 def write_manifest(parameters: Parameters, names: dict[str, str], path: Path = MANIFEST) -> list[dict[str, str]]:

@@ -19,13 +19,14 @@ def make_some(parameters: Parameters, count: int) -> None:
     """
     if count < 1:
         raise ValueError(f"--measure is {count}; at least 1 is wanted")
-    for sweep, grid in parameters.sweeps.items():
-        cells, folder = expand(parameters, sweep), runs_folder(parameters, sweep)
-        made = sum(s.state == "ok" for s in sweep_states(parameters, sweep))
-        todo = [s.cell for s in sweep_states(parameters, sweep) if s.state != "ok"][: max(0, count - made)]
-        images, backbone = reference_files(parameters, sweep, cells), parameters.backbones[grid.backbone]
-        folder.mkdir(parents=True, exist_ok=True)
-        with default_executor(1) as executor:
+    with default_executor(1) as executor:
+        for sweep, grid in parameters.sweeps.items():
+            cells, folder = expand(parameters, sweep), runs_folder(parameters, sweep)
+            states = sweep_states(parameters, sweep)
+            made = sum(s.state == "ok" for s in states)
+            todo = [s.cell for s in states if s.state != "ok"][: max(0, count - made)]
+            images, backbone = reference_files(parameters, sweep, cells), parameters.backbones[grid.backbone]
+            folder.mkdir(parents=True, exist_ok=True)
             for cell in todo:
                 status, reason = executor.submit(
                     run_cell, cell, backbone, images[cell.key], folder, Path.cwd()

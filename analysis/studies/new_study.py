@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ..study.benchmark_samples import load_samples
 from ..study.presets import Preset, Value, load_presets, presets_of_table, split_table
 from .settings import comment, put
-from .study import PARAMETERS, ROWS, Study, find_study
+from .study import FOLDER, PARAMETERS, ROWS, Study, find_study
 
 HEAD = """\
 Study {name}: {table}, made by `python -m analysis study new`. The schema is that of the repository's params.yaml.
@@ -59,7 +59,7 @@ def new_study(
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return find_study(str(folder.absolute()))
+    return find_study(folder.name if folder.parent == FOLDER else str(folder))
 
 
 def write_yaml(document, path: Path) -> None:

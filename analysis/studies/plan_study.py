@@ -42,11 +42,16 @@ class Cost:
 
 
 def sections_of(backbone: Backbone) -> int:
-    """How often the steps are gone through for one video: FramePack makes its video in sections, all others in one."""
-    if "Framepack" not in backbone.pipeline:
+    """How often the steps of a backbone are gone through for one video."""
+    return sections(backbone.pipeline, backbone.frames, backbone.call)
+
+
+def sections(pipeline: str, frames: int, call: dict) -> int:
+    """FramePack makes its video in sections, as diffusers counts them; all others make it in one."""
+    if "Framepack" not in pipeline:
         return 1
-    window = backbone.call.get("latent_window_size", WINDOW)
-    return max(1, math.ceil(backbone.call.get("num_frames", backbone.frames) / ((window - 1) * 4 + 1)))
+    window = call.get("latent_window_size") or WINDOW
+    return max(1, math.ceil((call.get("num_frames") or frames) / ((window - 1) * 4 + 1)))
 
 
 def plan_study(

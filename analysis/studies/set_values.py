@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
@@ -77,7 +78,7 @@ def set_values(study: Study, name: str, settings: dict[str, object]) -> list[str
         for backbone in backbones if name == ALL else [name]:
             for key, value in _split_revision(settings).items():
                 if key == "checkpoint" and isinstance(value, str) and Path(value).is_dir():
-                    value = str(Path(value).absolute())
+                    value = os.path.abspath(value)
                 put(document, backbone, key, value, study.folder)
                 comment(document, backbone, key, STATED)
     write_yaml(document, study.parameters_file)

@@ -39,10 +39,12 @@ class StudyFile(BaseModel):
 
 @dataclass(frozen=True)
 class Study:
-    """A folder, absolute, and what its study.yaml says; None in the repository's root, which is no table's."""
+    """A folder, absolute, and what its study.yaml says; None in the repository's root, which is no table's. `command` is how it
+    is named on the command line."""
 
     folder: Path
     of_table: StudyFile | None
+    command: str = "."
 
     @property
     def name(self) -> str:
@@ -51,12 +53,6 @@ class Study:
     @property
     def parameters_file(self) -> Path:
         return self.folder / PARAMETERS
-
-    @property
-    def command(self) -> str:
-        """How the study is named on the command line: by its name in studies/, or as it was given."""
-        own = (Path.cwd() / FOLDER / self.name).absolute()
-        return self.name if own == self.folder else str(self.folder)
 
     @contextmanager
     def inside(self) -> Iterator[Path]:
@@ -97,7 +93,7 @@ def find_study(name: str) -> Study:
     for place in places:
         if (place / PARAMETERS).is_file():
             folder = place.absolute().resolve()
-            return Study(folder, _of_table(folder / ROWS))
+            return Study(folder, _of_table(folder / ROWS), name)
     known = sorted(p.parent.name for p in FOLDER.glob(f"*/{PARAMETERS}"))
     raise ValueError(
         f"no study {name!r}: there are {', '.join(known) or 'none in studies/'}, and any folder with a {PARAMETERS}"

@@ -63,17 +63,18 @@ def table_of_study(study: Study) -> pd.DataFrame:
     paper, table = split_table(study.of_table.table)
     with MANIFEST.open(newline="", encoding="utf-8") as file:
         videos = pd.DataFrame(csv.DictReader(file))
-    columns = YAML(typ="safe", pure=True).load((PRESETS.parent / f"tables/{paper}.yaml").read_text())["tables"][table][
-        "metrics"
-    ]
+    spec = YAML(typ="safe", pure=True).load((PRESETS.parent / f"tables/{paper}.yaml").read_text())["tables"][table]
+    columns, printed = spec["metrics"], {r["row"]: r for r in spec["rows"]}
     cells = []
     for label, row in study.of_table.rows.items():
         for column in columns:
-            told = {
-                "row": label,
-                "column": column,
-                "published": _published()[0].get((paper, table, label, column), "not obtained"),
-            }
+            place = (
+                paper,
+                printed.get(label, {}).get("from", table),
+                printed.get(label, {}).get("published", label),
+                column,
+            )
+            told = {"row": label, "column": column, "published": _published()[0].get(place, "not obtained")}
             filling = [e for e in estimates if f"{paper}: {column}" in e.fills]
             if row.missing or not filling:
                 cells.append(told | {"reason": row.missing or "no scorer of this column was run"})
@@ -95,6 +96,8 @@ def _cell(estimate: Estimate, study: Study, row, column: str, videos: pd.DataFra
     if own.empty:
         return told | {"reason": "no video of this column is scored"}
     mean, low, high = mean_interval(own["value"], own["sample"], proportion=estimate.proportion)
+    if estimate.bounded:
+        low, high = max(0.0, low), min(1.0, high)
     told |= {
         "value": mean * factor,
         "low": low * factor,
@@ -112,6 +115,8 @@ def _cell(estimate: Estimate, study: Study, row, column: str, videos: pd.DataFra
         return told | {"reason": f"no video of {row.against} is scored"}
     base = base.merge(own[["sample", "seed"]], on=["sample", "seed"])
     change = paired_difference(both, base, "value", proportion=estimate.proportion)
+    if estimate.bounded:
+        change |= {"low": max(-1.0, change["low"]), "high": min(1.0, change["high"])}
     return told | {"change": change["difference"] * factor, "change_low": change["low"] * factor,
                    "change_high": change["high"] * factor, "p": change["p"], "changed": change["changed"]}  # fmt: skip
 
