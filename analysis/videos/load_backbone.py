@@ -67,7 +67,7 @@ def pipeline_class(backbone: Backbone) -> type:
 
     found = getattr(diffusers, backbone.pipeline, None)
     if found is None:
-        near = [n for n in dir(diffusers) if n.endswith("Pipeline") and n[:5] == backbone.pipeline[:5]]
+        near = [n for n in dir(diffusers) if n.endswith("Pipeline") and n[:3] == backbone.pipeline[:3]]
         raise ValueError(f"diffusers has no {backbone.pipeline}; it has {', '.join(near) or 'none like it'}")
     return found
 

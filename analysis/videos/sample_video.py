@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -122,8 +123,18 @@ def pipeline_inputs(pipe, cell: Cell, backbone: Backbone, reference: Reference |
 
 
 def _check_size(pipe, backbone: Backbone, accepted: list[str], width: int, height: int) -> None:
-    every = getattr(pipe, "vae_scale_factor_temporal", 1)
-    if "num_frames" not in backbone.call and (backbone.frames - 1) % every:
+    asked, every = backbone.call.get("num_frames", backbone.frames), getattr(pipe, "vae_scale_factor_temporal", 1)
+    if "latent_window_size" in accepted:  # FramePack makes whole sections, and the reference's frame before them
+        window = backbone.call.get(
+            "latent_window_size", inspect.signature(pipe.__call__).parameters["latent_window_size"].default
+        )
+        sections = max(1, -(-asked // ((window - 1) * every + 1)))
+        if backbone.frames != (made := sections * window * every + 1):
+            raise ValueError(
+                f"frames is {backbone.frames}; {asked} asked for come out as {made}: set `frames: {made}`, and "
+                "`call: {num_frames: ...}` to what is asked for"
+            )
+    elif "num_frames" not in backbone.call and (backbone.frames - 1) % every:
         low = (backbone.frames - 1) // every * every + 1
         raise ValueError(
             f"frames is {backbone.frames}; the model makes 1 + a multiple of {every}: {low} or {low + every}"
