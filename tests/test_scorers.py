@@ -2,6 +2,7 @@
 
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -146,7 +147,7 @@ def test_temporal_flickering_is_vbenchs_on_the_file(tmp_path):
     capture, frames = cv2.VideoCapture(str(path)), []
     while (read := capture.read())[0]:
         frames.append(read[1].astype(np.float32))
-    differences = [np.abs(a - b).mean(dtype=np.float64) for a, b in zip(frames, frames[1:], strict=False)]
+    differences = [np.abs(a - b).mean(dtype=np.float64) for a, b in pairwise(frames)]
     assert score("temporal_flickering", Video(path))["temporal_flickering"] == pytest.approx(
         1 - np.mean(differences) / 255, abs=1e-9
     )

@@ -54,7 +54,7 @@ def evaluate(
     run here, before any video is opened.
     """
     scorers = {name: make(name) for name in names}
-    spelled = [s.spelled() for s in scorers.values()]
+    spelled = [scorers[name].spelled() for name in names]
     if twice := {s for s in spelled if spelled.count(s) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))} is asked for twice")
     if reasons := {s.spelled(): why for s in scorers.values() if (why := s.available())}:
