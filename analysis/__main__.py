@@ -394,6 +394,7 @@ def bench(backbone: str = "wan-i2v"):
 app.command()(command.evaluate)
 app.command()(command.scorers)
 app.command()(judge_command.calibrate_judge)
+app.command()(judge_command.import_scores)
 
 if __name__ == "__main__":
     run(app)

@@ -1,4 +1,4 @@
-"""`python -m analysis calibrate-judge`."""
+"""`python -m analysis calibrate-judge` and `python -m analysis import-scores`."""
 
 from __future__ import annotations
 
@@ -39,3 +39,22 @@ def calibrate_judge(
     if left_out := int((answers["truth"] == "unknown").sum()):
         print(f"{left_out} of {len(answers)} questions are left out: they are about an object that is not in the clip")
     print(f"{out / 'calibration.csv'}, {out / 'answers.csv'}")
+
+
+def import_scores(
+    files: Annotated[list[Path], typer.Argument(help="result files of an official program, all of one kind")],
+    kind: Annotated[str, typer.Option(help="vbench, videoscore2, omiti2v, pyiqa or csv")],
+    version: Annotated[str, typer.Option(help="of the program that made them, e.g. 0.1.5 or a commit")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the table of scores")],
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV of the videos; matched by file name without suffix, or id")
+    ] = None,
+):
+    """Read what VBench, VideoScore2, OmitI2V's judge or MUSIQ wrote elsewhere into a table of scores."""
+    from .evaluate import write_scores
+    from .manifest import read_manifest
+    from .official_results import import_results
+
+    lines = import_results(files, kind, version, read_manifest(manifest)[0] if manifest else None)
+    write_scores(lines, out)
+    print(f"{out}: {len({line[0] for line in lines})} videos, {len(lines)} rows")
