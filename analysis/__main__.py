@@ -12,7 +12,7 @@ from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
 from .report import commands as report_commands
-from .scorers import command
+from .scorers import command, judge_command
 from .studies import commands as study_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
@@ -351,6 +351,8 @@ def bench(backbone: str = "wan-i2v"):
 
 app.command()(command.evaluate)
 app.command()(command.scorers)
+app.command()(judge_command.calibrate_judge)
+app.command()(judge_command.import_scores)
 for commands in (benchmark_commands, report_commands, study_commands):
     commands.add_to(app)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 SIZES = [(96, 64), (64, 96), (70, 70), (150, 60), (101, 77)]
 TURNED = 2  # the sample whose image is stored lying on its side
+PROMPTS = ["a cat dances", "a blurry cat", "a cat", "cat dances a", "blurry cat dances", "dances"]  # words of the tiny tokenizers
 KINDS = ["modification", "addition", "deletion"]
 
 
@@ -27,7 +28,7 @@ def make_omiti2v(folder: Path, samples: int = 6) -> Path:
         image.save(folder / name, exif=exif)
         questions = [{"id": f"q{n}", "question": f"Is there a {thing}?", "expected_answer": answer, "category": "object_presence"}
                      for n, (thing, answer) in enumerate([("cat", "yes"), ("dance", "yes"), ("dog", "no")])]  # fmt: skip
-        found.append({"id": f"sample_{i}", "image-path": name, "prompt": "a cat dances", "main-category": kind,
+        found.append({"id": f"sample_{i}", "image-path": name, "prompt": PROMPTS[i], "main-category": kind,
                       "sub-category": "pose", "domain": "real", "expected-change": "it dances",
                       "resolution": [width, height], "questions": questions})  # fmt: skip
     (folder / "meta.json").write_text(json.dumps(found))

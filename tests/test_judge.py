@@ -245,7 +245,8 @@ def tops(**shares):
 def test_a_server_is_asked_for_log_probabilities(server, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", "secret")
     scorer = make_scorer(f"server_judge:url={server.url},model=qwen")
-    assert scorer.available() is None and "secret" not in scorer.spelled()
+    assert scorer.available() is None and scorer.spelled() == "server_judge:model=qwen"
+    assert scorer.parameters()["url"] == server.url
     server.replies += [(200, tops(Yes=0.5, no=0.1, yes=0.2)), (200, tops(yes=0.6, maybe=0.4))]
     frames = moving(frames=5)
     values = scorer.score(video_of(tmp_path, frames), Sample(questions=QUESTIONS))

@@ -67,23 +67,24 @@ class Calibration:
 def units(answers: pd.DataFrame, level: str = "question", stratum: str = "all") -> pd.DataFrame:
     """One row per judged unit: `video`, `sample`, `truly` and `judged` (bool: right or not), `undecided` (bool).
 
-    answers: a table with `COLUMNS`; truth and expected are "yes" or "no", answer is "yes", "no" or "unknown". Raises
-    ValueError for other values, a missing column or an unknown level or stratum.
+    answers: a table with `COLUMNS`; expected is "yes" or "no", truth and answer may be "unknown", too. A question whose truth is
+    unknown is left out, and a video that has one, from the videos. Raises ValueError for other values, a missing column or
+    an unknown level or stratum.
     """
     if missing := [c for c in COLUMNS if c not in answers]:
         raise ValueError(f"a table of judged answers has the columns {', '.join(COLUMNS)}; {missing} are missing")
-    for column, allowed in (
-        ("truth", ("yes", "no")),
-        ("expected", ("yes", "no")),
-        ("answer", ("yes", "no", "unknown")),
-    ):
-        if len(odd := answers.loc[~answers[column].isin(allowed), column]):
-            raise ValueError(f"{column} is one of {', '.join(allowed)}, not {odd.iloc[0]!r}")
+    allowed = {"expected": ("yes", "no"), "truth": ("yes", "no", "unknown"), "answer": ("yes", "no", "unknown")}
+    for column, values in allowed.items():
+        if len(odd := answers.loc[~answers[column].isin(values), column]):
+            raise ValueError(f"{column} is one of {', '.join(values)}, not {odd.iloc[0]!r}")
     if level not in LEVELS or stratum not in ("all", "yes", "no"):
         raise ValueError(f"no level {level!r} with stratum {stratum!r}; levels: {LEVELS}, strata: all, yes, no")
     if stratum != "all" and level == "video":
         raise ValueError("a video has questions of either expected answer; strata are of single questions")
-    table = answers if stratum == "all" else answers[answers["expected"] == stratum]
+    unknown = answers["truth"] == "unknown"
+    if level == "video":
+        unknown = unknown.groupby([answers["video"], answers["sample"]]).transform("any")
+    table = answers[~unknown & answers["expected"].isin(("yes", "no") if stratum == "all" else (stratum,))]
     table = pd.DataFrame({
         "video": table["video"], "sample": table["sample"], "truly": table["truth"] == table["expected"],
         "judged": table["answer"] == table["expected"], "undecided": table["answer"] == "unknown",
@@ -120,7 +121,7 @@ def calibrate(answers: pd.DataFrame, level: str = "question", stratum: str = "al
         )
     )
     return Calibration(
-        str(names[0]), level, stratum, table["sample"].nunique(), len(answers[["video", "sample"]].drop_duplicates()),
+        str(names[0]), level, stratum, table["sample"].nunique(), len(table[["video", "sample"]].drop_duplicates()),
         len(right), len(wrong), float(table["undecided"].mean()), sensitivity, specificity,
         Estimate(index, max(-1.0, index - below), min(1.0, index + above)), covariance,
     )  # fmt: skip

@@ -102,7 +102,6 @@ class Raft(Scorer):
     @cached_property
     def flow(self) -> Callable:
         """As `pair_scores` wants it."""
-        import torch
         from safetensors.torch import load_file
         from torchvision.models.optical_flow import raft_large
 
