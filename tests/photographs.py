@@ -10,7 +10,14 @@ from PIL import Image
 
 SIZES = [(96, 64), (64, 96), (70, 70), (150, 60), (101, 77)]
 TURNED = 2  # the sample whose image is stored lying on its side
-PROMPTS = ["a cat dances", "a blurry cat", "a cat", "cat dances a", "blurry cat dances", "dances"]  # words of the tiny tokenizers
+PROMPTS = [
+    "a cat dances",
+    "a blurry cat",
+    "a cat",
+    "cat dances a",
+    "blurry cat dances",
+    "dances",
+]  # words of the tiny tokenizers
 KINDS = ["modification", "addition", "deletion"]
 
 

@@ -86,7 +86,7 @@ def check(
     from .check_study import check_study
     from .findings import blocks
 
-    found = check_study(find_study(name), scorers)
+    found = check_study(find_study(name), _absolute(scorers or []))
     for finding in found:
         print(finding)
     if blocks(found):
@@ -204,8 +204,7 @@ def evaluate(
     """Score every video of the study into results/scores/; a video that is not there is a row with a reason."""
     from .evaluate_study import evaluate_study
 
-    opened = find_study(name)
-    named = [str(Path(s).absolute()) if s.endswith(".yaml") else s for s in scorers]
+    opened, named = find_study(name), _absolute(scorers)
     with opened.inside():
         names = opened.of_table.backbones if opened.of_table else {}
         counts = evaluate_study(opened.parameters(), named, workers, names)
@@ -223,6 +222,11 @@ def table(name: Name):
         found = table_of_study(opened)
         write_study_table(found)
     print(as_markdown(found), end="")
+
+
+def _absolute(scorers: list[str]) -> list[str]:
+    """Programs' files, which are named from here and read from the study's folder."""
+    return [str(Path(s).absolute()) if s.endswith(".yaml") and Path(s).is_file() else s for s in scorers]
 
 
 def add_to(app: typer.Typer) -> None:
