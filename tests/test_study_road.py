@@ -63,7 +63,7 @@ def run(words, expected=0):
 
 def part(first, last):
     """The page's commands from the one that begins with `first` to the one before that which begins with `last`."""
-    begins = [i for i, c in enumerate(COMMANDS) if c.startswith(f"python -m analysis {first}")][0]
+    begins = next(i for i, c in enumerate(COMMANDS) if c.startswith(f"python -m analysis {first}"))
     ends = [i for i, c in enumerate(COMMANDS) if last and c.startswith(f"python -m analysis {last}") and i > begins]
     return COMMANDS[begins : ends[0] if ends else len(COMMANDS)]
 
