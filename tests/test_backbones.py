@@ -14,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 from tiny_pipelines import build
 
 from analysis.study import video_key
@@ -276,6 +277,22 @@ def test_loras_are_loaded_and_weighted():
     ]
 
 
+def test_a_real_lora_changes_the_video_by_its_strength(tiny, tmp_path):
+    peft = pytest.importorskip("peft", reason="LoRAs need it")
+    own = tiny("wan2.1-i2v")
+    transformer = build("wan2.1-i2v")[0].transformer
+    transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = peft.get_peft_model_state_dict(transformer)
+    diffusers.WanImageToVideoPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    (file,) = tmp_path.glob("*.safetensors")
+    with_lora = {s: changed(own, load={"lora": [{"checkpoint": str(file), "scale": s}]}) for s in (0.0, 1.0)}
+    check_backbone("wan", with_lora[1.0])
+    plain, none, full = make(own), make(with_lora[0.0]), make(with_lora[1.0])
+    assert np.array_equal(plain, none) and not np.array_equal(plain, full)
+    steered = replace(CELL, steering='[{"method": "alignvid", "gamma": 2.0, "window": "all", "blocks": "all"}]')
+    assert not np.array_equal(make(with_lora[1.0], steered), full), "methods reach the attention under a LoRA"
+
+
 def test_one_pipeline_is_in_memory_at_a_time(tiny, monkeypatch):
     first = load_pipeline(tiny("wan2.1-i2v"))
     assert load_pipeline(changed(tiny("wan2.1-i2v"), steps=5)) is first, "steps are no matter of loading"
@@ -346,3 +363,12 @@ def test_large_weights_are_read_piece_by_piece_and_once_a_machine(tmp_path, monk
     folder_hash(Path("model"))
     assert len(read) == 2
     video_key._read_once.cache_clear()
+
+
+def test_the_example_of_the_documentation_is_one():
+    text = (ROOT / "docs/checkpoints.md").read_text().split("```yaml\n")[1].split("```")[0]
+    found = YAML(typ="safe", pure=True).load(text)["backbones"]["wan2.1-14b"]
+    backbone = Backbone(**found)
+    assert set(found["load"]) == set(type(backbone.load).model_fields), "every setting of `load` is shown"
+    without = backbone.load.model_copy(update={"lora": []})
+    check_backbone("wan2.1-14b", backbone.model_copy(update={"load": without}))

@@ -3,7 +3,7 @@
     backbones:
       wan2.1-14b:
         checkpoint: Wan-AI/Wan2.1-I2V-14B-480P-Diffusers   # a folder of diffusers, or a hub name
-        revision: b184e23a8a16b20f108f727c902e769e873ffc73
+        revision: COMMIT
         pipeline: WanImageToVideoPipeline                  # any whose transformer is of a family of `methods.families`
         dtype: bfloat16
         height: 480

@@ -166,6 +166,9 @@ def _outcomes(
 def _finished(jobs: Iterable[Future], executor: Executor) -> Iterator[Future]:
     """Jobs as they finish; meanwhile an executor that has a `check` may raise."""
     check, pending = getattr(executor, "check", None), set(jobs)
+    for job in [job for job in jobs if job.done()]:  # as_completed has these in no order
+        pending.discard(job)
+        yield job
     while pending:
         try:
             for job in as_completed(set(pending), timeout=PULSE if check else None):
