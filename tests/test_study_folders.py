@@ -107,6 +107,24 @@ def test_a_study_that_cannot_be_made_leaves_nothing_behind(tmp_path, given, said
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("table", "fixture"),
+    [
+        ("alignvid/2", "omiti2v"),
+        ("dymos/1", "vbench_i2v"),
+        ("dymos/1", "pe_video"),
+        ("focal_guidance/1", "focal_guidance"),
+    ],
+)
+def test_every_benchmark_can_be_a_studys(tmp_path, table, fixture):
+    study = new_study(tmp_path / "s", table, ROOT / "benchmarks/fixtures" / fixture)
+    count = 3 if fixture == "pe_video" else 5
+    assert all(s["samples"] == count for s in study.raw()["sweeps"].values())
+    found = [str(f) for f in check_study(study)]
+    assert not any(f.startswith("blocks benchmark") for f in found), found
+    assert sum("has to be stated" in f for f in found) == len(unstated(study.raw()))
+
+
 def test_an_existing_folder_is_not_touched(study):
     with pytest.raises(ValueError, match="is there already"):
         new_study(study.folder, "alignvid/2", ROOT / "testbed/benchmark")
@@ -241,7 +259,7 @@ def test_everything_that_is_wrong_is_found_at_once(tmp_path):
     for words in (
         "0.png", "images do not fit: sample_1 is 90x50", "is a WanImageToVideoPipeline, the study says HunyuanVideoFramepack",
         "its part vae (AutoencoderKLWan) is missing", "transformer has no .safetensors file; weights.bin is pickled",
-        "alignvid-wan: ", "unknown scorer 'nobody'", "the paper has 367 samples",
+        "alignvid-wan: ", "unknown scorer 'nobody'", "3 samples; the benchmark has 367",
     ):  # fmt: skip
         assert any(words in f for f in found), (words, found)
     assert not any("wan-i2v is there, 0.00" in f for f in found)
@@ -253,6 +271,14 @@ def test_windows_without_a_step_and_blocks_that_are_not_there_are_found_before_l
     set_values(study, "wan2.1", read_settings(["--steps", "10"]))
     set_values(study, "alignvid-wan", read_settings(["--blocks", "wan2.1-i2v-14b"]))
     assert any("no block" in f for f in said_of(study))
+
+
+@pytest.mark.parametrize("frames", [16, 18])
+def test_lengths_that_the_model_does_not_make_are_found_before_loading(study, frames):
+    set_values(study, "wan2.1", {"frames": frames})
+    assert any(
+        f"frames is {frames}; {frames} asked for come out as {(frames - 1) // 4 * 4 + 1}" in f for f in said_of(study)
+    )
 
 
 def test_checkpoints_that_are_not_here_are_named_with_the_way_to_get_them(study):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from ..study.backbone_settings import Backbone
 from .findings import Finding
+from .plan_study import WINDOW, sections
 
 INDEX = "model_index.json"
 # Suffixes of files with weights in a part's folder; the pipelines here are loaded from safetensors alone.
@@ -29,8 +31,8 @@ def local_folder(backbone: Backbone) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def checkpoint_findings(name: str, backbone: Backbone) -> list[Finding]:
-    """What is wrong with the checkpoint of a backbone, or how large it is."""
+def checkpoint_findings(name: str, backbone: Backbone, asked: Collection[tuple[str, str]] = ()) -> list[Finding]:
+    """What is wrong with the checkpoint of a backbone, or how large it is. asked: settings that have to be stated still."""
     is_hub = not Path(backbone.checkpoint).exists() and backbone.checkpoint.count("/") == 1
     found = []
     if is_hub and not backbone.revision:
@@ -61,7 +63,7 @@ def checkpoint_findings(name: str, backbone: Backbone) -> list[Finding]:
         problem, own = _part(folder / part, kind)
         size += own
         found += [Finding("blocks", name, f"{backbone.checkpoint}: {problem}")] if problem else []
-    found += _scheduler(name, backbone, folder)
+    found += _scheduler(name, backbone, folder) + ([] if (name, "frames") in asked else _length(name, backbone, folder))
     if not any(f.level == "blocks" for f in found):
         found.append(Finding("fine", name, f"{backbone.checkpoint} is there, {size / 1e9:.3g} GB of weights"))
         found += _memory(name, backbone, size)
@@ -98,6 +100,26 @@ def _scheduler(name: str, backbone: Backbone, folder: Path) -> list[Finding]:
     unknown = [a for a in chosen.arguments if a not in known]
     said = f"the checkpoint's {known.get('_class_name')} has no {', '.join(unknown)}; state another --scheduler, or --flow-shift own"
     return [Finding("blocks", name, said)] if unknown else []
+
+
+def _length(name: str, backbone: Backbone, folder: Path) -> list[Finding]:
+    """A number of frames that the autoencoder does not make would be changed, or every video would fail."""
+    file = folder / "vae/config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    every = config.get("scale_factor_temporal") or config.get("temporal_compression_ratio")
+    if not every:
+        return []
+    made = backbone.frames
+    if "Framepack" in backbone.pipeline:
+        window = backbone.call.get("latent_window_size") or WINDOW
+        made = sections(backbone.pipeline, backbone.frames, backbone.call) * window * every + 1
+    elif "num_frames" not in backbone.call:
+        made = (backbone.frames - 1) // every * every + 1
+    if made == backbone.frames:
+        return []
+    asked = backbone.call.get("num_frames", backbone.frames)
+    said = f"frames is {backbone.frames}; {asked} asked for come out as {made} (`--num-frames` is what is asked for, `--frames` what comes out)"
+    return [Finding("blocks", name, said)]
 
 
 def _memory(name: str, backbone: Backbone, size: int) -> list[Finding]:

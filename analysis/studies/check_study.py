@@ -12,7 +12,7 @@ from .check_checkpoint import checkpoint_findings, local_folder
 from .check_methods import method_findings
 from .check_packages import package_findings
 from .findings import Finding
-from .new_study import slug
+from .new_study import LEFT_OUT, slug
 from .plan_study import disk_needed
 from .settings import setting_of
 from .study import Study, unstated
@@ -40,7 +40,7 @@ def check_study(study: Study, scorers: list[str] | None = None) -> list[Finding]
         found += benchmark_findings(study, parameters, asked)
         for name in used:
             if (name, "checkpoint") not in asked:
-                found += checkpoint_findings(name, parameters.backbones[name])
+                found += checkpoint_findings(name, parameters.backbones[name], asked)
                 folder = local_folder(parameters.backbones[name])
                 if folder is not None:
                     found += method_findings(name, parameters, folder, asked)
@@ -93,7 +93,7 @@ def _settings(study: Study, missing: list[str]) -> list[Finding]:
             Finding(
                 "blocks",
                 name,
-                f"{key} has to be stated: {note} (`study set {study.command} {name} {option} VALUE`{own})",
+                f"{key} has to be stated: {note} (`python -m analysis study set {study.command} {name} {option} VALUE`{own})",
             )
         )
     return found
@@ -102,8 +102,13 @@ def _settings(study: Study, missing: list[str]) -> list[Finding]:
 def _rows(study: Study) -> list[Finding]:
     if not study.of_table:
         return []
-    gone = {label: row.missing for label, row in study.of_table.rows.items() if row.missing}
-    return [Finding("note", label, f"this row is not made: {why}") for label, why in gone.items()]
+    found, left_out = [], [label for label, row in study.of_table.rows.items() if row.missing == LEFT_OUT]
+    for label, row in study.of_table.rows.items():
+        if row.missing and row.missing != LEFT_OUT:
+            found.append(Finding("note", label, f"this row is not made: {row.missing}"))
+    if left_out:
+        found.append(Finding("note", "rows", f"{len(left_out)} are not made, as {LEFT_OUT}: {'; '.join(left_out)}"))
+    return found
 
 
 def _disk(parameters: Parameters) -> list[Finding]:

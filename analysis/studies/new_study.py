@@ -15,6 +15,7 @@ from ..study.presets import Preset, Value, load_presets, presets_of_table, split
 from .settings import comment, put
 from .study import FOLDER, PARAMETERS, ROWS, Study, find_study
 
+LEFT_OUT = "its backbone was left out of this study"
 HEAD = """\
 Study {name}: {table}, made by `python -m analysis study new`. The schema is that of the repository's params.yaml.
 A comment says where a value stands. What is null has to be stated: `python -m analysis study set {name} BACKBONE --KEY VALUE`.
@@ -114,7 +115,7 @@ def _rows(table: str, rows: dict[str, Preset], chosen: list[str]) -> dict:
     found = {}
     for label, preset in rows.items():
         if preset.unserved or preset.backbone not in chosen:
-            found[label] = {"missing": preset.unserved or "its backbone was left out of this study"}
+            found[label] = {"missing": preset.unserved or LEFT_OUT}
         elif preset.steering is None:
             found[label] = {"missing": preset.note}
         else:
