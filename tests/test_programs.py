@@ -7,8 +7,7 @@ import sys
 import time
 
 import pytest
-from test_evaluate import manifest
-from videos_of_others import panned, write
+from videos_of_others import manifest, panned, write
 
 from analysis.scorers import evaluate as module
 from analysis.scorers.evaluate import Settings, evaluate

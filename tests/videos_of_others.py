@@ -1,4 +1,6 @@
-"""Video files as others make them: moving textures in the usual containers, and ways to break them."""
+"""Video files as others make them: moving textures in the usual containers, ways to break them, and manifests of them."""
+
+import csv
 
 import av
 import cv2
@@ -48,3 +50,19 @@ def damaged(path, source, at=0.5, count=40):
     data[start : start + count] = bytes(b ^ 0xFF for b in data[start : start + count])
     path.write_bytes(data)
     return path
+
+
+def manifest(folder, rows, name="manifest.csv"):
+    """Write a manifest with a line for each dictionary."""
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    with open(folder / name, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / name
+
+
+def table(path):
+    """The rows of a CSV as dictionaries of text."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -37,6 +37,10 @@ def evaluate(
         raise ValueError(f"--workers is {workers}; at least 1 is needed")
     if not limit > 0:
         raise ValueError(f"--limit is {limit}; GiB above 0 are wanted")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; the name of a table is wanted")
+    for folder in (cache, out.parent):  # what cannot be written ends the command here, and not after the work
+        folder.mkdir(parents=True, exist_ok=True)
     rows, unread = read_manifest(manifest, fps)
     if "all" in names:
         names = [name for name in names if name != "all"] + _all_that_run(names)
@@ -68,10 +72,18 @@ def _all_that_run(named: list[str]) -> list[str]:
     return found
 
 
-def scorers():
+def scorers(
+    page: Annotated[
+        Path | None, typer.Option(help="write their sections into this page instead, docs/evaluating.md")
+    ] = None,
+):
     """List the scorers: what each measures, what it needs, and why it cannot run here if it cannot."""
+    from .describe import write_into
     from .registry import make_scorer, scorer_names
 
+    if page:
+        write_into(page)
+        return
     for name in scorer_names():
         scorer = make_scorer(name)
         why = scorer.available()

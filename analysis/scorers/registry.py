@@ -103,15 +103,18 @@ def make_scorer(spelled: str) -> Scorer:
 
 
 def _typed(name: str, key: str, text: str, hint):
-    if hint is str:
+    """`text` as the type of a parameter: str, int, float, bool, or one of them or None."""
+    kinds = getattr(hint, "__args__", (hint,))
+    if text == "None" and type(None) in kinds:
+        return None
+    if str in kinds:
         return text
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except YAMLError:
         value = text
-    if hint is float and type(value) is int:
+    if float in kinds and type(value) is int:
         value = float(value)
-    kinds = getattr(hint, "__args__", (hint,))
     if type(value) not in kinds:
         raise ValueError(f"{name}: {key} is {text!r}; {getattr(hint, '__name__', hint)} is wanted")
     return value

@@ -32,7 +32,7 @@ STATUSES = {
     "too_large": "decoded, it takes more memory than is allowed",
     "no_input": "the manifest does not say what the scorer needs, or the file it names cannot be used",
     "unavailable": "the scorer cannot run here",
-    "failed": "the scorer ended with an error or ran out of time",
+    "failed": "the scorer ended with an error, ran out of time, or its process died",
 }
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 LIMIT = 4.0  # GiB that a decoded video may take
