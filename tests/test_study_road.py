@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from commands import finish, start
 from photographs import make_judge, make_omiti2v
+from test_dask import Client, dask  # noqa: F401
 from tiny_pipelines import LLAMA_TEMPLATE, LLAVA_TEMPLATE, build
 from typer.testing import CliRunner
 
@@ -220,10 +221,24 @@ def test_the_plan_is_measured_on_the_studys_own_videos(place, stated, made):
     assert said.count("0 to make") == 3 and said.count("measured on 12 videos") == 3
 
 
+def copy_of(study, folder):
+    """The study without what was made in it."""
+    shutil.copytree(study.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("runs", "build", "results"))
+    return find_study(str(folder))
+
+
+def test_the_studys_scheduler_is_dasks_executor(place, stated, made, dask):  # noqa: F811
+    """A client with threads in the place of Dask's: the same bytes from the study's own folder, one video at a time."""
+    dask(Client(1, 1))
+    copy = copy_of(stated, place / "by_client")
+    run(["study", "generate", str(copy.folder), "wan2.1", "--scheduler", "tcp://somewhere:8786"])
+    found = files_of(copy)
+    assert len(found) == 12 and all(made[key] == video for key, video in found.items())
+
+
 def test_a_dask_scheduler_with_two_workers_makes_the_same_bytes(place, stated, made):
     pytest.importorskip("distributed")
-    copy = place / "by_dask"
-    shutil.copytree(stated.folder, copy, symlinks=True, ignore=shutil.ignore_patterns("runs", "build", "results"))
+    copy = copy_of(stated, place / "by_dask")
     scheduler = start(place, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
                       "--scheduler-file", str(place / "scheduler.json"))  # fmt: skip
     processes = [scheduler]
@@ -235,12 +250,12 @@ def test_a_dask_scheduler_with_two_workers_makes_the_same_bytes(place, stated, m
         while not (place / "scheduler.json").is_file() and time.monotonic() < end:
             time.sleep(0.1)
         address = pd.read_json(place / "scheduler.json", typ="series")["address"]
-        run(["study", "generate", str(copy), "--scheduler", address])
+        run(["study", "generate", str(copy.folder), "--scheduler", address])
     finally:
         for process in processes:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    assert files_of(find_study(str(copy))) == made
+    assert files_of(copy) == made
 
 
 # The page's numbers ---------------------------------------------------------------------------------------------------
