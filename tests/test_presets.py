@@ -114,8 +114,12 @@ def test_methods_know_the_same_settings():
              "CogVideoX-5B": "cogvideox-5b"}  # fmt: skip
     for backbone, name in names.items():
         assert from_dict(preset("dymos", f"{backbone} | Ours").steering[0]) == DyMoS.published(name)
+    rows = {"framepack": "FramePack (single-stream blocks)", "framepack-f1": "FramePack-F1 (single-stream blocks)",
+            "wan2.1-i2v-14b": "Wan2.1 (I2V-14B blocks)"}  # fmt: skip
     for found in presets_of_table("alignvid/2").values():
-        assert all(s["blocks"] in PUBLISHED_BLOCKS for s in found.steering)
+        for blocks in (s["blocks"] for s in found.steering):
+            printed = VALUES["alignvid", "table10", rows[blocks], "foreground-sensitive block indices"]
+            assert [str(b).removeprefix("single.") for b in PUBLISHED_BLOCKS[blocks]] == printed.split()
 
 
 def test_unknown_names_are_refused_and_unknown_rows_have_no_preset():

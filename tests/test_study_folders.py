@@ -217,6 +217,15 @@ def test_the_root_is_a_study():
         assert len(study_status(root.parameters())) == len(costs)
 
 
+def test_what_may_be_null_by_the_schema_need_not_be_stated():
+    found = {
+        "backbones": {"a": {"revision": None, "fit": None, "load": {"dtype": {"vae": None}}}},
+        "sweeps": {"a": {"record": None}},
+    }
+    assert unstated(found) == ["backbones.a.fit", "backbones.a.load.dtype.vae"]
+    assert [setting_of(path) for path in unstated(found)] == [("a", "fit"), ("a", "vae_dtype")]
+
+
 def test_unknown_studies_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"no study 'x': there are none in studies/"):

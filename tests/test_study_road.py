@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -256,6 +257,27 @@ def test_a_dask_scheduler_with_two_workers_makes_the_same_bytes(place, stated, m
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert files_of(copy) == made
+
+
+def test_measuring_makes_videos_of_the_study_and_no_more_than_asked(place, stated, made, monkeypatch):
+    from analysis.studies.measure_steps import make_some
+
+    monkeypatch.setattr("analysis.studies.measure_steps.default_executor", ThreadPoolExecutor)
+    copy = copy_of(stated, place / "measured")
+    with copy.inside():
+        for _ in range(2):  # the second time all is there
+            make_some(copy.parameters(), 1)
+            found = files_of(copy)
+            assert len(found) == 3 and all(made[key] == video for key, video in found.items())
+        assert run(["study", "plan", "."]).count("11 to make") == 3
+        assert "11 missing" in run(["study", "merge", "."], expected=1)
+        with pytest.raises(ValueError, match="--measure is 0"):
+            make_some(copy.parameters(), 0)
+        run(["study", "set", ".", "wan2.1", "--steps", "1"])  # in no step of which AlignVid's early window is
+        with pytest.raises(
+            ValueError, match=r"wan2.1: sample_0, alignvid-wan could not be made: .*has none of the 1 steps"
+        ):
+            make_some(copy.parameters(), 12)
 
 
 # The page's numbers ---------------------------------------------------------------------------------------------------

@@ -170,7 +170,10 @@ def _pass_on(context: typer.Context, name: str, command: str) -> None:
     opened = find_study(name)
     with opened.inside():
         opened.parameters()
-        context.find_root().command.main(args=[command, *context.args], standalone_mode=False, prog_name="analysis")
+        program = context.find_root().command
+        status = program.main(args=[command, *context.args], standalone_mode=False, prog_name="python -m analysis")
+    if status:  # it is returned, not raised, outside of standalone mode
+        raise typer.Exit(status)
 
 
 @study.command()

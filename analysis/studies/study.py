@@ -119,8 +119,12 @@ def unstated(found: dict) -> list[str]:
     ]
 
 
+# These may be null: then there is none, and the schema says so.
+MAY_BE_NULL = ("revision", "delta", "max_sequence_length", "record", "full", "benchmark")
+
+
 def _nulls(value, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if value is None:
+    if value is None and path and path[-1] not in MAY_BE_NULL:
         yield path
     elif isinstance(value, dict):
         for key, inner in value.items():
