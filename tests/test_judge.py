@@ -1,4 +1,5 @@
-"""Judges: what they are shown, how replies are read, and what is kept; a tiny random Qwen2.5-VL, and a server in a thread."""
+"""Judges: what they are shown, how replies are read, and what is kept; a tiny random Qwen2.5-VL, and a server in a
+thread."""
 
 import base64
 import json
@@ -15,7 +16,9 @@ from tiny_scorers import moving, tiny_qwen, video_of
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from analysis.scorers import judge_protocol as protocol
+from analysis.scorers.evaluate import Settings, evaluate
 from analysis.scorers.judge_server import ServerJudge, read_logprobs
+from analysis.scorers.manifest import Row
 from analysis.scorers.qwen_judge import QwenJudge, model_inputs, patches, read_logits, word_tokens
 from analysis.scorers.registry import make_scorer
 from analysis.scorers.scorer import Sample, check_values
@@ -192,6 +195,24 @@ def test_what_is_missing_is_said_before_anything_is_loaded(qwen, tmp_path):
         QwenJudge(dtype="float16")
 
 
+def test_answers_reach_the_table_and_are_kept(qwen, tmp_path, monkeypatch):
+    video_of(tmp_path, moving())
+    row = Row("clip.mkv", tmp_path / "clip.mkv", Sample(questions=QUESTIONS))
+    gone = Row("gone.mkv", tmp_path / "gone.mkv", Sample(questions=QUESTIONS))
+    name = f"qwen_judge:model={qwen},dtype=float32,device=cpu"
+    lines = evaluate([row, gone], [name], Settings(tmp_path / "cache"))
+    values = {line[3]: line[4] for line in lines if line[0] == "clip.mkv"}
+    assert set(values) == {f"{m}/{q}" for m in ("answer", "right", "log_odds", "yes_no_mass") for q in "ab"} | {
+        "macro",
+        "adherence",
+    }
+    assert {line[5] for line in lines if line[0] == "gone.mkv"} == {
+        "missing"
+    }  # counted, where the released script drops it
+    monkeypatch.setattr(QwenJudge, "listener", None)  # a second run asks nothing
+    assert evaluate([row, gone], [name], Settings(tmp_path / "cache")) == lines
+
+
 def test_weights_are_part_of_the_key(qwen, tmp_path):
     other = tiny_qwen(tmp_path, seed=1)
     assert judge(qwen).fingerprint() != judge(other).fingerprint() and len(judge(qwen).fingerprint()) == 20
@@ -278,6 +299,7 @@ def test_a_server_gets_the_file_and_the_protocol_of_its_frames(server, tmp_path)
     )  # "Note" begins with "no"
     body = server.asked[0][2]
     assert body["mm_processor_kwargs"] == {"fps": 8.0, "max_pixels": 151200} and body["max_tokens"] == 128
+    assert body["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 8.0}}
     url = body["messages"][0]["content"][0]["video_url"]["url"]
     assert base64.b64decode(url.split(",")[1]) == video.path.read_bytes()
 

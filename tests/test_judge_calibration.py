@@ -1,4 +1,7 @@
-"""The calibration of judges: what is counted, how a result is corrected, and how often the corrected interval holds the truth."""
+"""The calibration of judges: what is counted, how a result is corrected, and how often the corrected interval holds the
+truth."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -28,8 +31,8 @@ YES_NO = np.array(["no", "yes"])
 
 
 def answers(rng, prompts, se, sp, *, spread=0.0, questions=4):
-    """A table of judged answers. se, sp: chance to be right where a thing is right and where it is wrong, which vary from
-    prompt to prompt by `spread`."""
+    """A table of judged answers. se, sp: chance to be right where a thing is right and where it is wrong, which vary
+    from prompt to prompt by `spread`."""
     kinds, shape = ("true", "copy", "shuffled"), (prompts, 3, questions)
     right = rng.random(shape) < np.array([1.0, 0.25, 0.4])[:, None]
     expected = rng.random(shape) < 0.5
@@ -159,8 +162,8 @@ def test_the_interval_of_a_rate_is_near_that_of_lang_and_reiczigel(p, se, sp):
     ("se", "sp", "spread", "prompts"), [(0.9, 0.85, 0.0, 60), (0.97, 0.97, 0.0, 40), (0.8, 0.75, 0.1, 60)]
 )
 def test_corrected_rates_and_differences_hold_the_truth_as_often_as_they_say(se, sp, spread, prompts):
-    """A judge of known error, calibrated on some clips, judges two settings of a study: the intervals hold the true rate
-    and the true difference in about 95 % of 200 rounds (at least 92: two standard errors below)."""
+    """A judge of known error, calibrated on some clips, judges two settings of a study: the intervals hold the true
+    rate and the true difference in about 95 % of 200 rounds (at least 92: two standard errors below)."""
     rng, hold = np.random.default_rng(5), {"rate": 0, "difference": 0}
     noise = spread * rng.standard_normal(200_000)
     se_true, sp_true = (np.clip(rate + noise, 0, 1).mean() for rate in (se, sp))
@@ -277,12 +280,14 @@ def test_the_simulated_judge_errs_as_stated_and_the_calibration_finds_it(tmp_pat
     again = calibration_clips.read_answers(tmp_path)
     pd.testing.assert_frame_equal(again, table.reset_index(drop=True), check_dtype=False)
     assert len(pd.read_csv(tmp_path / "calibration.csv")) == 10
+    assert json.loads((tmp_path / "settings.json").read_text())["samples"] == 25
     with pytest.raises(ValueError, match="calibrate-judge"):
         calibration_clips.read_answers(tmp_path / "elsewhere")
 
 
 def test_a_study_judged_by_it_is_corrected_to_the_oracles_rate(tmp_path):
-    """End to end: true and still clips of other samples, judged; the truth is the oracle's own share of right answers."""
+    """End to end: true and still clips of other samples, judged; the truth is the oracle's own share of right
+    answers."""
     judge = SimulatedJudge(says_yes=0.85, says_no=0.85, errors=3)
     table = calibration_clips.calibrate_judge(
         judge.spelled(), tmp_path / "c", seed=11, samples=24, cache=tmp_path / "cache"
@@ -321,6 +326,13 @@ def test_clips_can_go_through_an_autoencoder(tmp_path):
     for kind, _, drawn in calibration_clips.clips(11, 1):
         decoded = Video(tmp_path / f"{kind}/modification_000.mkv").frames
         assert decoded.shape == drawn.shape and 0 < np.abs(decoded.astype(int) - drawn).mean() < 12
+
+
+def test_a_clip_that_was_not_judged_ends_the_calibration(tmp_path):
+    spelled = "server_judge:url=http://127.0.0.1:9/v1,model=qwen,timeout=2"
+    with pytest.raises(ValueError, match=r"3 clips could not be judged; true/\w+.mkv: .*gave no answer"):
+        calibration_clips.calibrate_judge(spelled, tmp_path, seed=11, samples=1, cache=tmp_path / "cache")
+    assert not (tmp_path / "answers.csv").exists()
 
 
 def test_what_cannot_be_calibrated_is_said_first(tmp_path):

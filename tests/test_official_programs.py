@@ -105,7 +105,7 @@ def test_each_program_says_what_it_needs_and_ships_its_environment(name, monkeyp
     assert program.requires.licence and program.requires.weights
     environment = next(FOLDER / f for f in program.files if f.endswith(".txt"))
     assert [line for line in environment.read_text().splitlines() if line and not line.startswith("#")]
-    assert all(m.published or m.imitates or name in ("videoscore2", "visionreward") for m in program.metrics.values())
+    assert all(m.published or m.imitates or name == "videoscore2" for m in program.metrics.values())
 
 
 def test_every_program_of_the_folder_is_tested_here():

@@ -1,7 +1,8 @@
-"""LAION's aesthetic predictor on CLIP ViT-L/14, VBench's aesthetic quality: a linear head on the features of each frame.
+"""LAION's aesthetic predictor on CLIP ViT-L/14, VBench's aesthetic quality: a linear head on the features of each
+frame.
 
-It is the first predictor, one linear layer (`sa_0_4_vit_l_14_linear`). pyiqa's `laion_aes` is the later MLP; values of the
-two are not comparable.
+It is the first predictor, one linear layer (`sa_0_4_vit_l_14_linear`). pyiqa's `laion_aes` is the later MLP; values of
+the two are not comparable.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ SOURCE = "sa_0_4_vit_l_14_linear.pth of github.com/LAION-AI/aesthetic-predictor"
 
 @dataclass(frozen=True)
 class AestheticLaion(ClipFrames):
-    """head: a safetensors file with the head's `weight` (1, D) and `bias` (1,). model, revision, device: as `ClipFrames`."""
+    """head: a safetensors file with the head's `weight` (1, D) and `bias` (1,). model, revision, device: as
+    `ClipFrames`."""
 
     model: str = "openai/clip-vit-large-patch14"
     head: str = ""
 
     name: ClassVar = "aesthetic_laion_hf"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights=f"openai/clip-vit-large-patch14 (1.7 GB) and {SOURCE}",
+        {"transformers": "transformers", "torch": "torch"}, weights=f"openai/clip-vit-large-patch14 and {SOURCE}",
         licence="code and weights of both MIT", install="hf download openai/clip-vit-large-patch14",
     )  # fmt: skip
     metrics: ClassVar = {

@@ -1,8 +1,9 @@
 """Clips of the testbed whose truth is known, and what a judge says of them.
 
-For each sample three clips: "true", in which what the prompt says happens; "copy", the reference held still; and "shuffled", the
-true clip of the sample whose prompt the shuffled control uses. The truth of a question about a clip is the oracle's answer, from the
-clip's pixels. Clips are the world's own drawings, or those after an autoencoder, which look as generated ones do.
+For each sample three clips: "true", in which what the prompt says happens; "copy", the reference held still; and
+"shuffled", the true clip of the sample whose prompt the shuffled control uses. The truth of a question about a clip is
+the oracle's answer, from the clip's pixels. Clips are the world's own drawings, or those after an autoencoder, which
+look as generated ones do.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ KINDS = ("true", "copy", "shuffled")
 
 
 def clips(seed: int, samples: int) -> Iterator[tuple[str, dict, np.ndarray]]:
-    """(kind, the benchmark's record, uint8 (T, 64, 64, 3)) of the first samples, three each. Raises ValueError for a number of
-    samples that the benchmark does not have."""
+    """(kind, the benchmark's record, uint8 (T, 64, 64, 3)) of the first samples, three each. Raises ValueError for a
+    number of samples that the benchmark does not have."""
     benchmark = draw_benchmark(seed)
     if not 1 <= samples <= len(benchmark):
         raise ValueError(f"{samples} samples are asked for; the benchmark has {len(benchmark)}")
@@ -48,8 +49,8 @@ def clips(seed: int, samples: int) -> Iterator[tuple[str, dict, np.ndarray]]:
 def write_clips(folder: Path, seed: int, samples: int, checkpoint: str | None = None) -> Path:
     """Write the clips, `truth.csv` and a manifest for `evaluate` into a folder; returns the manifest.
 
-    checkpoint: whose autoencoder encodes and decodes the clips first; none by default. truth.csv has one row per clip and question,
-    with the oracle's answer, "unknown" where there is none. Clips that are there are not made again.
+    checkpoint: whose autoencoder encodes and decodes the clips first; none by default. truth.csv has one row per clip
+    and question, with the oracle's answer, "unknown" where there is none.
     """
     rows, truths = [], []
     for kind, record, video in clips(seed, samples):
@@ -80,7 +81,8 @@ def _write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def judge_of(spelled: str) -> Judge:
-    """The judge of a name with its parameters. Raises ValueError for a scorer that answers no questions or cannot run here."""
+    """The judge of a name with its parameters. Raises ValueError for a scorer that answers no questions or cannot run
+    here."""
     judge = make_scorer(spelled)
     if not isinstance(judge, Judge):
         raise ValueError(f"{judge.name} answers no yes/no questions; a judge is calibrated")
@@ -94,9 +96,10 @@ def calibrate_judge(
 ) -> pd.DataFrame:
     """The judged answers and the truth, "unknown" where the oracle does not know: an object that is not in the clip.
 
-    Writes the clips, `answers.csv` (`judge_calibration.COLUMNS`) and `calibration.csv` (`judge_calibration.table_of`) into `folder`.
-    Answers that are in the cache are not asked for again. Raises ValueError, before a clip is made, for what cannot judge,
-    and afterwards if a clip could not be judged: a calibration leaves nothing out unasked.
+    Writes the clips, `answers.csv` (`judge_calibration.COLUMNS`), `calibration.csv` (`judge_calibration.table_of`) and
+    `settings.json` into `folder`. Answers that are in the cache are not asked for again. Raises ValueError, before a
+    clip is made, for what cannot judge, and afterwards if a clip could not be judged: a calibration leaves nothing out
+    unasked.
     """
     judge = judge_of(spelled)
     manifest = write_clips(folder / "clips", seed, samples, checkpoint)
@@ -120,6 +123,8 @@ def calibrate_judge(
     table = table[list(calibration.COLUMNS)]
     write_table(table, folder / "answers.csv")
     write_table(calibration.table_of(table), folder / "calibration.csv", "%.4f")
+    settings = {"judge": judge_name(judge), "benchmark_seed": seed, "samples": samples, "autoencoder": checkpoint}
+    write_atomically(folder / "settings.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
     return table
 
 

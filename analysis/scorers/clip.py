@@ -1,4 +1,5 @@
-"""CLIP: how alike frames are (VBench's background consistency, which has no mask), and how alike frames and prompt are."""
+"""CLIP: how alike frames are (VBench's background consistency, which has no mask), and how alike frames and prompt
+are."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .weights import device_of, missing_model, model_folder, weights_digest
 
 @dataclass(frozen=True)
 class ClipFrames(Scorer):
-    """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda", ..."""
+    """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda",
+    ..."""
 
     model: str = "openai/clip-vit-base-patch32"
     revision: str = ""
@@ -26,7 +28,7 @@ class ClipFrames(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights="openai/clip-vit-base-patch32 (605 MB)",
+        {"transformers": "transformers", "torch": "torch"}, weights="openai/clip-vit-base-patch32",
         licence="code and weights MIT", install="hf download openai/clip-vit-base-patch32",
     )  # fmt: skip
     metrics: ClassVar = {
@@ -37,7 +39,9 @@ class ClipFrames(Scorer):
     }  # fmt: skip
 
     def available(self) -> str | None:
-        return self.requires.missing() or missing_model(self.name, self.model, self.revision)
+        return self.requires.missing() or missing_model(
+            self.name, self.model, self.revision, ("CLIPModel", "CLIPTokenizer")
+        )
 
     def fingerprint(self) -> str:
         folder = model_folder(self.model, self.revision)
@@ -69,7 +73,8 @@ def project(model, pixels):
 
 @dataclass(frozen=True)
 class ClipText(ClipFrames):
-    """As `ClipFrames`. truncate: let a prompt that has more than CLIP's 77 tokens end there; otherwise it has no value."""
+    """As `ClipFrames`. truncate: let a prompt that has more than CLIP's 77 tokens end there; otherwise it has no
+    value."""
 
     truncate: bool = False
 

@@ -1,8 +1,9 @@
-"""DINO ViT-B/16: how alike frames are (VBench's subject consistency), and how alike frames and reference are (its i2v_subject).
+"""DINO ViT-B/16: how alike frames are (VBench's subject consistency), and how alike frames and reference are (its
+i2v_subject).
 
-The model is transformers' ViT, the formulas and the preparation of frames are VBench's. One thing differs from torch.hub's
-model: where frames are no squares, positions are interpolated to the grid, there by a scale factor with 0.1 added. VBench's own run was not
-compared, for want of the weights; so the names say which implementation it is.
+The model is transformers' ViT, the formulas and the preparation of frames are VBench's. One thing differs from
+torch.hub's model: where frames are no squares, positions are interpolated to the grid, there by a scale factor with 0.1
+added. VBench's own run was not compared, for want of the weights; so the names say which implementation it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .weights import device_of, missing_model, model_folder, weights_digest
 
 @dataclass(frozen=True)
 class Dino(Scorer):
-    """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda", ..."""
+    """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda",
+    ..."""
 
     model: str = "facebook/dino-vitb16"
     revision: str = ""
@@ -31,7 +33,7 @@ class Dino(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"transformers": "transformers", "torch": "torch"}, weights="facebook/dino-vitb16 (343 MB)",
+        {"transformers": "transformers", "torch": "torch"}, weights="facebook/dino-vitb16",
         licence="code and weights Apache-2.0", install="hf download facebook/dino-vitb16",
     )  # fmt: skip
     metrics: ClassVar = {
@@ -42,7 +44,7 @@ class Dino(Scorer):
     }  # fmt: skip
 
     def available(self) -> str | None:
-        return self.requires.missing() or missing_model(self.name, self.model, self.revision)
+        return self.requires.missing() or missing_model(self.name, self.model, self.revision, ("ViTModel",))
 
     def fingerprint(self) -> str:
         folder = model_folder(self.model, self.revision)

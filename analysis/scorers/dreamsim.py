@@ -1,7 +1,7 @@
 """DreamSim: how alike frames and reference are to people's eyes; VBench-I2V's i2v_background is made of it.
 
-DreamSim is an optional package that brings peft, open_clip and timm; its weights are fetched by hand, because the package
-downloads them when it is first called.
+DreamSim is an optional package that brings peft, open_clip and timm; its weights are fetched by hand, because the
+package downloads them when it is first called.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Features of frames, prepared as VBench does, and what VBench computes from them.
 
-VBench resizes float frames with torchvision without antialiasing and without clamping; here the same is done with torch alone
-(tests/test_learned_scorers.py compares with an independent interpolation). Cosines below 0 count as 0.
+VBench resizes float frames with torchvision without antialiasing and without clamping; here the same is done with torch
+alone (tests/test_learned_scorers.py compares with an independent interpolation). Cosines below 0 count as 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ BATCH = 32  # frames at once
 
 
 def resize(frames: torch.Tensor, side: int, mode: str, antialias: bool = False) -> torch.Tensor:
-    """float (T, 3, H, W): the shorter side becomes `side`, the longer one is cut to a whole pixel. mode: bilinear or bicubic."""
+    """float (T, 3, H, W): the shorter side becomes `side`, the longer one is cut to a whole pixel. mode: bilinear or
+    bicubic."""
     import torch
 
     height, width = frames.shape[-2:]
@@ -40,7 +41,8 @@ def as_clip(frames: np.ndarray) -> torch.Tensor:
 
 
 def as_dino(frames: np.ndarray) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> float (T, 3, h, w), the shorter side 224, as VBench's dino_transform: bilinear, nothing cut."""
+    """uint8 (T, H, W, 3) -> float (T, 3, h, w), the shorter side 224, as VBench's dino_transform: bilinear, nothing
+    cut."""
     return _normal(resize(_float(frames), 224, "bilinear"), IMAGENET)
 
 
@@ -64,8 +66,8 @@ def _normal(frames: torch.Tensor, statistics) -> torch.Tensor:
 
 
 def features(frames: np.ndarray, prepare: Callable, encode: Callable, device) -> np.ndarray:
-    """Unit vectors float64 (T, D) of uint8 frames (T, H, W, 3). prepare: one of the functions above; encode: (T, 3, h, w) on
-    `device` -> (T, D)."""
+    """Unit vectors float64 (T, D) of uint8 frames (T, H, W, 3). prepare: one of the functions above; encode: (T, 3, h,
+    w) on `device` -> (T, D)."""
     import torch
 
     with torch.inference_mode():
@@ -74,8 +76,8 @@ def features(frames: np.ndarray, prepare: Callable, encode: Callable, device) ->
 
 
 def consistency(unit: np.ndarray) -> np.ndarray:
-    """For each frame after the first, the mean of its similarities to the frame before and to the first, (T - 1,): VBench's
-    subject and background consistency are its mean. unit: (T, D) unit vectors."""
+    """For each frame after the first, the mean of its similarities to the frame before and to the first, (T - 1,):
+    VBench's subject and background consistency are its mean. unit: (T, D) unit vectors."""
     before, first = (unit[1:] * unit[:-1]).sum(-1), unit[1:] @ unit[0]
     return (np.maximum(before, 0) + np.maximum(first, 0)) / 2
 
@@ -83,9 +85,9 @@ def consistency(unit: np.ndarray) -> np.ndarray:
 def to_reference(reference: np.ndarray, unit: np.ndarray) -> dict[str, float]:
     """Similarity of frames to a reference. reference: unit vector (D,); unit: (T, D).
 
-    i2v: VBench-I2V's score, 0.4 of the largest similarity to the reference and 0.3 each of the mean and the smallest between
-    neighbours. mean, least, last_quarter: similarities to the reference, which i2v does not see: a video that drifts steadily
-    to another image scores 0.9999 there.
+    i2v: VBench-I2V's score, 0.4 of the largest similarity to the reference and 0.3 each of the mean and the smallest
+    between neighbours. mean, least, last_quarter: similarities to the reference, which i2v does not see: a video that
+    drifts steadily to another image scores 0.9999 there.
     """
     near, steps = np.maximum(unit @ reference, 0), np.maximum((unit[1:] * unit[:-1]).sum(-1), 0)
     return {

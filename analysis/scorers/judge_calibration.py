@@ -5,10 +5,10 @@ wrong) turns a true rate p into q = se p + (1 - sp) (1 - p). So a true differenc
 J = se + sp - 1, Youden's index: a judge that errs once in ten each way shows 8 points where there are 10. Rogan and
 Gladen (1978) invert this: p = (q + sp - 1) / J.
 
-Everything is counted per prompt, as elsewhere (`significance`). Intervals of sums and ratios are made from the intervals of
-their parts (MOVER: Zou and Donner 2008; Donner and Zou 2012), so a corrected value carries the uncertainty of its
-calibration as well as that of the study. What no interval carries: that the judge errs on the study's videos as it does on the
-testbed's, and equally under all compared settings.
+Everything is counted per prompt, as elsewhere (`significance`). Intervals of sums and ratios are made from the
+intervals of their parts (MOVER: Zou and Donner 2008; Donner and Zou 2012), so a corrected value carries the uncertainty
+of its calibration as well as that of the study. What no interval carries: that the judge errs on the study's videos as
+it does on the testbed's, and equally under all compared settings.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Estimate:
 class Calibration:
     """How a judge does on clips whose truth is known.
 
-    judge: its name and version. level: "question", or "video" where a video is right if all its questions are. stratum: "all",
-    or the expected answers "yes" or "no" alone. prompts, clips: how many were judged. right, wrong: units that
-    are truly so. undecided: share of units for which the judge gave neither yes nor no; it counts as wrong, as in the scores.
-    sensitivity, specificity and youden (their sum less 1): shares in [0, 1], in [-1, 1] for youden. covariance: of the errors
-    of sensitivity and specificity, which come from the same prompts.
+    judge: its name and version. level: "question", or "video" where a video is right if all its questions are. stratum:
+    "all", or the expected answers "yes" or "no" alone. prompts, clips: how many were judged. right, wrong: units that
+    are truly so. undecided: share of units for which the judge gave neither yes nor no; it counts as wrong, as in the
+    scores. sensitivity, specificity and youden (their sum less 1): shares in [0, 1], in [-1, 1] for youden. covariance:
+    of the errors of sensitivity and specificity, which come from the same prompts.
     """
 
     judge: str
@@ -67,9 +67,9 @@ class Calibration:
 def units(answers: pd.DataFrame, level: str = "question", stratum: str = "all") -> pd.DataFrame:
     """One row per judged unit: `video`, `sample`, `truly` and `judged` (bool: right or not), `undecided` (bool).
 
-    answers: a table with `COLUMNS`; expected is "yes" or "no", truth and answer may be "unknown", too. A question whose truth is
-    unknown is left out, and a video that has one, from the videos. Raises ValueError for other values, a missing column or
-    an unknown level or stratum.
+    answers: a table with `COLUMNS`; expected is "yes" or "no", truth and answer may be "unknown", too. A question whose
+    truth is unknown is left out, and a video that has one, from the videos. Raises ValueError for other values, a
+    missing column or an unknown level or stratum.
     """
     if missing := [c for c in COLUMNS if c not in answers]:
         raise ValueError(f"a table of judged answers has the columns {', '.join(COLUMNS)}; {missing} are missing")
@@ -96,8 +96,8 @@ def units(answers: pd.DataFrame, level: str = "question", stratum: str = "all") 
 
 
 def calibrate(answers: pd.DataFrame, level: str = "question", stratum: str = "all") -> Calibration:
-    """What a table of judged answers says of one judge (see `units` for the table). Raises ValueError where it has no unit
-    that is truly right or none that is wrong, or more than one judge."""
+    """What a table of judged answers says of one judge (see `units` for the table). Raises ValueError where it has no
+    unit that is truly right or none that is wrong, or more than one judge."""
     names = answers["judge"].unique() if "judge" in answers else []
     if len(names) > 1:
         raise ValueError(f"a calibration is of one judge, not of {len(names)}: {', '.join(map(str, names))}")
@@ -143,10 +143,10 @@ def _covariance(a: pd.Series, b: pd.Series) -> float:
 def corrected_rate(values, prompts, calibration: Calibration) -> dict[str, float]:
     """The true rate behind a judged one.
 
-    values: per video 0 or 1, or a share of right answers in [0, 1], judged by the calibrated judge; prompts: the prompt of
-    each. Returns observed, observed_low, observed_high; corrected, low, high, all in [0, 1]; n prompts. Where the judge
-    can hardly tell right from wrong, low and high are 0 and 1. Raises ValueError if Youden's index is not above 0, or a
-    value lies outside [0, 1].
+    values: per video 0 or 1, or a share of right answers in [0, 1], judged by the calibrated judge; prompts: the prompt
+    of each. Returns observed, observed_low, observed_high; corrected, low, high, all in [0, 1]; n prompts. Where the
+    judge can hardly tell right from wrong, low and high are 0 and 1. Raises ValueError if Youden's index is not above
+    0, or a value lies outside [0, 1].
     """
     _can_tell(calibration)
     values = np.asarray(values, float)
@@ -173,11 +173,13 @@ def corrected_rate(values, prompts, calibration: Calibration) -> dict[str, float
 
 
 def corrected_difference(a: pd.DataFrame, b: pd.DataFrame, column: str, calibration: Calibration) -> dict[str, float]:
-    """The true difference behind `a` minus `b` in `column`, both judged by the calibrated judge and paired by (sample, seed).
+    """The true difference behind `a` minus `b` in `column`, both judged by the calibrated judge and paired by (sample,
+    seed).
 
-    Returns what `significance.paired_difference` says of the judged values under observed, observed_low, observed_high, p
-    and n, and corrected, low, high in [-1, 1]. The p value needs no correction: a judge that errs equally on both sides
-    makes a difference smaller, and none out of nothing. Raises ValueError as `corrected_rate` and `paired_difference`.
+    Returns what `significance.paired_difference` says of the judged values under observed, observed_low, observed_high,
+    p and n, and corrected, low, high in [-1, 1]. The p value needs no correction: a judge that errs equally on both
+    sides makes a difference smaller, and none out of nothing. Raises ValueError as `corrected_rate` and
+    `paired_difference`.
     """
     _can_tell(calibration)
     judged = paired_difference(a, b, column, proportion=True)

@@ -1,9 +1,9 @@
 """What a judge is asked, which frames it sees, how its reply becomes yes or no, and what is kept of the answers.
 
-Two protocols. "log_odds": the judge may only say yes or no, and the difference of their logits is kept. "released": that of
-OmitI2V's released evaluation (`evaluation/vqa_based/qwen.py` of AlignVid at 9f3e48d): a free reply of at most 128 tokens, greedy, read
-by its first words, else by substrings. That reading takes "Note that the cat is visible: yes" for a no, so the reading by whole
-words is kept beside it.
+Two protocols. "log_odds": the judge may only say yes or no, and the difference of their logits is kept. "released":
+that of OmitI2V's released evaluation (`evaluation/vqa_based/qwen.py` of AlignVid at 9f3e48d): a free reply of at most
+128 tokens, greedy, read by its first words, else by substrings. That reading takes "Note that the cat is visible: yes"
+for a no, so the reading by whole words is kept beside it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def prompt(protocol: str, question: str) -> str:
 
 
 def read_as_released(reply: str) -> str:
-    """ "yes", "no" or "unknown", by the released rule: how the text before the first comma begins; else the word of which
-    alone the letters occur; else the one among the first five words."""
+    """ "yes", "no" or "unknown", by the released rule: how the text before the first comma begins; else the word of
+    which alone the letters occur; else the one among the first five words."""
     text = reply.lower().strip()
     start, first_five = text.split(",")[0].strip(), " ".join(text.split()[:5])
     for word in ("yes", "no"):
@@ -84,8 +84,8 @@ def sampled_frames(count: int, fps: float, rate: float = FPS) -> np.ndarray:
 
 
 def frame_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) that frames are resized to: multiples of GRID, of MIN_PIXELS to `max_pixels` together, in about the
-    same proportion. Raises NotScored "undefined" for a side 200 times the other."""
+    """(height, width) that frames are resized to: multiples of GRID, of MIN_PIXELS to `max_pixels` together, in about
+    the same proportion. Raises NotScored "undefined" for a side 200 times the other."""
     if max(height, width) > 200 * min(height, width):
         raise NotScored("undefined", f"frames of {width}x{height}: the model takes sides up to 200 times the other")
     h, w = (max(GRID, round(side / GRID) * GRID) for side in (height, width))
@@ -100,8 +100,9 @@ def frame_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> tuple[i
 
 @dataclass(frozen=True)
 class Reply:
-    """answer: "yes", "no" or "unknown". log_odds: of yes against no, in nats, and mass: the share of probability that the two
-    have together, None under the released protocol. words: the released reply read by whole words. text: what was said."""
+    """answer: "yes", "no" or "unknown". log_odds: of yes against no, in nats, and mass: the share of probability that
+    the two have together, None under the released protocol. words: the released reply read by whole words. text: what
+    was said."""
 
     answer: str
     log_odds: float | NotScored | None = None
@@ -121,11 +122,13 @@ class Judge(Scorer):
     metrics: ClassVar = {
         "macro": Metric(
             "share", 0, 1, "share of questions answered as expected; an undecided one is wrong", better="higher",
+            imitates="OmitI2V's accuracy, whose judge is Qwen2.5-VL-32B under the protocol released",
             fills=("alignvid: Modification", "alignvid: Addition", "alignvid: Deletion", "alignvid: Semantic fidelity"),
         ),
         "adherence": Metric(
-            "", 0, 1, "1 if every question is answered as expected", better="higher", proportion=True,
-            fills=("focal_guidance: Dynamic Attributes", "focal_guidance: Human Motion", "focal_guidance: Human Interaction"),
+            "share", 0, 1, "1 if every question is answered as expected", better="higher", proportion=True,
+            imitates="Focal Guidance's score of a video, whose judge is not stated",
+            fills=("focal_guidance: Dynamic Attributes", "focal_guidance: Human Motion"),
         ),
         "answer": Metric("", 0, 1, "the answer to a question: 1 yes, 0 no, undefined where neither", per_item=True),
         "right": Metric("", 0, 1, "1 if the answer is the expected one", better="higher", per_item=True),
@@ -143,7 +146,8 @@ class Judge(Scorer):
         raise NotImplementedError
 
     def score(self, video: Video, sample: Sample) -> dict[str, float | NotScored]:
-        """Metric -> value; of metrics per item, one for each question, under its id ("q1", "q2", ... where it has none)."""
+        """Metric -> value; of metrics per item, one for each question, under its id ("q1", "q2", ... where it has
+        none)."""
         questions = checked_questions(sample.questions)
         ask = self.listener(video)
         values: dict[str, float | NotScored] = {}
@@ -168,8 +172,8 @@ def _number(answer: str, text: str) -> float | NotScored:
 
 
 def checked_questions(questions: list[dict] | None) -> list[tuple[str, str, str]]:
-    """(id, question, expected answer in lower case) of each. Raises NotScored "no_input" where there is none, one is empty,
-    expects neither yes nor no, or two have one id."""
+    """(id, question, expected answer in lower case) of each. Raises NotScored "no_input" where there is none, one is
+    empty, expects neither yes nor no, or two have one id."""
     found = []
     for n, q in enumerate(questions or [], start=1):
         item, text = str(q.get("id") or f"q{n}"), str(q.get("question") or "").strip()

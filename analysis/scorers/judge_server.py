@@ -1,9 +1,11 @@
 """A vision-language model behind an OpenAI-style server (vLLM, SGLang, llama.cpp, a hosted one) as a judge.
 
-What is sent, by `send`. "images": the frames that the protocol shows, resized here, as PNG images in order; any server that takes
-images understands it, but the model sees pictures and not a video. "video": the file, as vLLM takes it, with the protocol's frame
-rate and pixels; start vLLM with `--media-io-kwargs '{"video": {"num_frames": -1}}'`, as it else thins every video to 32 frames first.
-A server does not say which weights it runs, so `model` and what you write down of it are all there is.
+What is sent, by `send`. "images": the frames that the protocol shows, resized here, as PNG images in order; any server
+that takes images understands it, but the model sees pictures and not a video. "video": the file, as vLLM takes it, with
+the protocol's frame rate and pixels. vLLM thins every video to 32 frames unless it is told otherwise: recent versions
+(0.18 to 0.22, by their documentation) read that from the request, others from `--media-io-kwargs '{"video":
+{"num_frames": -1}}'` when they are started. A server does not say which weights it runs, so `model` and what you write
+down of it are all there is.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ LISTED = 20  # likeliest first tokens that are asked for
 
 @dataclass(frozen=True)
 class ServerJudge(Judge):
-    """url: of the server, up to and with /v1. model: as the server calls it. send: "images" or "video". timeout: seconds that an
-    answer may take. A key, if the server wants one, is in the environment variable JUDGE_API_KEY."""
+    """protocol: "log_odds" or "released". url: of the server, up to and with /v1. model: as the server calls it. send:
+    "images" or "video". timeout: seconds that an answer may take. A key, if the server wants one, is in the environment
+    variable JUDGE_API_KEY."""
 
     url: str = ""
     model: str = ""
@@ -88,6 +91,7 @@ class ServerJudge(Judge):
         }  # fmt: skip
         if self.send == "video":
             body["mm_processor_kwargs"] = {"fps": protocol.FPS, "max_pixels": protocol.MAX_PIXELS}
+            body["media_io_kwargs"] = {"video": {"num_frames": -1, "fps": protocol.FPS}}
         if self.protocol == "log_odds":
             choice = self._post(body | {"max_tokens": 1, "logprobs": True, "top_logprobs": LISTED})
             return read_logprobs(choice)
@@ -127,7 +131,8 @@ def _png(frame: np.ndarray, size: tuple[int, int]) -> str:
 
 def read_logprobs(choice: dict) -> Reply:
     """The answer from the likeliest first tokens. Where only one of yes and no is among them it is the answer, and the
-    log-odds have no value; where none is, the answer is unknown. Raises RuntimeError if the server sent no log-probabilities."""
+    log-odds have no value; where none is, the answer is unknown. Raises RuntimeError if the server sent no
+    log-probabilities."""
     content = (choice.get("logprobs") or {}).get("content") or []
     if not content or not content[0].get("top_logprobs"):
         raise RuntimeError("the server sent no top_logprobs: it cannot judge by log-odds; use protocol=released")

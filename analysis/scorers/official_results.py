@@ -1,9 +1,9 @@
 """Result files of official programs, read into the table of scores: for those who ran them elsewhere.
 
-vbench: `*_eval_results.json` of VBench or VBench-I2V, {dimension: [mean, [{"video_path", "video_results"}, ...]]}. videoscore2: the
-list that its eval/eval_vs2.py writes. omiti2v: what the released qwen.py writes, answers included. pyiqa: the tab-separated file
-of inference_iqa.py for one video's frames, named as the video. csv: `video,value` and perhaps `metric`, for programs that only print
-(VisionReward).
+vbench: `*_eval_results.json` of VBench or VBench-I2V, {dimension: [mean, [{"video_path", "video_results"}, ...]]}.
+videoscore2: the list that its eval/eval_vs2.py writes. omiti2v: what the released qwen.py writes, answers included.
+pyiqa: the tab-separated file of inference_iqa.py for one video's frames, named as the video. csv: `video,value` and
+perhaps `metric`, for programs that only print (VisionReward).
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def _json(path: Path, kind: type):
 def import_results(files: list[Path], kind: str, version: str, rows: list[Row] | None = None) -> list[tuple]:
     """Rows of the table of scores (`evaluate.FIELDS`) of official files of one kind.
 
-    version: of the official program, as its user knows it. rows: a manifest, whose videos are matched by the names of their files
-    without suffix, else by `id`; without one, videos are named as in the files. A video of the manifest that no file has is a row
-    "missing" for each metric. Raises ValueError, naming the file, for what is not of the kind, for a video that the manifest
-    does not have or has twice, and for a value that is there twice.
+    version: of the official program, as its user knows it. rows: a manifest, whose videos are matched by the names of
+    their files without suffix, else by `id`; without one, videos are named as in the files. A video of the manifest
+    that no file has is a row "missing" for each metric. Raises ValueError, naming the file, for what is not of the
+    kind, for a video that the manifest does not have or has twice, and for a value that is there twice.
     """
     if kind not in READERS:
         raise ValueError(f"unknown kind {kind!r}; allowed are {', '.join(READERS)}")

@@ -1,8 +1,9 @@
 """Qwen2.5-VL as a judge, on this machine.
 
-The inputs are made here and not by the model's processor, which needs torchvision for videos and changed its sampling of frames
-between versions: frames and sizes as in qwen-vl-utils 0.0.14 (`judge_protocol`), a bicubic resize with antialiasing in uint8, CLIP's
-normalisation, and the model's patches. tests/test_judge.py compares the patches with transformers' own.
+The inputs are made here and not by the model's processor, which needs torchvision for videos and changed its sampling
+of frames between versions: frames and sizes as in qwen-vl-utils 0.0.14 (`judge_protocol`), a bicubic resize with
+antialiasing in uint8, CLIP's normalisation, and the model's patches. tests/test_judge.py compares the patches with
+transformers' own.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ PAD = "<|video_pad|>"
 
 @dataclass(frozen=True)
 class QwenJudge(Judge):
-    """model: a folder, or a hub name that is in this machine's cache (at `revision`). dtype: bfloat16, as released, or float32.
-    device: "auto", "cpu", "cuda", "cuda:1", or "map" to spread the model over all GPUs, as the released script does."""
+    """protocol: "log_odds" or "released". model: a folder, or a hub name that is in this machine's cache (at
+    `revision`). dtype: bfloat16, as released, or float32. device: "auto", "cpu", "cuda", "cuda:1", or "map" to spread
+    the model over all GPUs, as the released script does."""
 
     model: str = "Qwen/Qwen2.5-VL-32B-Instruct"
     revision: str = ""
@@ -46,7 +48,7 @@ class QwenJudge(Judge):
     version: ClassVar = "1"
     requires: ClassVar = Requires(
         {"transformers": "transformers", "torch": "torch"},
-        weights="Qwen/Qwen2.5-VL-32B-Instruct (about 67 GB in bfloat16) for OmitI2V's protocol; any Qwen2.5-VL loads",
+        weights="Qwen/Qwen2.5-VL-32B-Instruct for OmitI2V's protocol, two bytes a parameter; any Qwen2.5-VL loads",
         licence="the 7B model's weights are Apache-2.0; read the licence of the size that you use",
         install="hf download Qwen/Qwen2.5-VL-32B-Instruct",
     )
@@ -110,7 +112,8 @@ class QwenJudge(Judge):
 
 
 def patches(frames: np.ndarray, vision, max_pixels: int = protocol.MAX_PIXELS):
-    """(patches float32 (N, channels * time * patch * patch), (grid of time, height, width)) of uint8 frames (T, H, W, 3).
+    """(patches float32 (N, channels * time * patch * patch), (grid of time, height, width)) of uint8 frames (T, H, W,
+    3).
 
     vision: the model's vision_config, for its patch sizes. An odd last frame is shown twice.
     """

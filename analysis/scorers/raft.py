@@ -1,11 +1,13 @@
 """Dynamic degree with RAFT, by VBench's protocol, on torchvision's network.
 
-Every max(1, round(fps / 8))-th frame; frames padded with their border to a multiple of 8, and the flow not cut again; of each pair the mean
-of the largest 5 % of the magnitudes; dynamic if round(4 n / 16) of the n - 1 pairs are above 6 min(h, w) / 256 pixels.
+Every max(1, round(fps / 8))-th frame; frames padded with their border to a multiple of 8, and the flow not cut again;
+of each pair the mean of the largest 5 % of the magnitudes; dynamic if round(4 n / 16) of the n - 1 pairs are above 6
+min(h, w) / 256 pixels.
 
-VBench uses the original RAFT with `raft-things.pth` and 20 updates. torchvision's `raft_large` with the weights C_T_V2 (FlyingChairs and
-FlyingThings3D) is the nearest; values are not the same, so both stand in the name, and degrees are never compared across estimators.
-Whatever the estimator, a video of two sampled frames needs no pair at all in VBench and is "dynamic"; here it has no value.
+VBench uses the original RAFT with `raft-things.pth` and 20 updates. torchvision's `raft_large` with the weights C_T_V2
+(FlyingChairs and FlyingThings3D) is the nearest; values are not the same, so both stand in the name, and degrees are
+never compared across estimators. Whatever the estimator, a video of two sampled frames needs no pair at all in VBench
+and is "dynamic"; here it has no value.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ SOURCE = "https://download.pytorch.org/models/raft_large_C_T_V2-1bb1363a.pth"
 
 
 def pair_scores(frames: np.ndarray, flow: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> np.ndarray:
-    """For each pair of neighbours of uint8 (T, H, W, 3) the mean of the largest floor(0.05 h w) magnitudes in pixels, (T - 1,).
+    """For each pair of neighbours of uint8 (T, H, W, 3) the mean of the largest floor(0.05 h w) magnitudes in pixels,
+    (T - 1,).
 
     flow: two frames, float (1, 3, h, w) in 0..255 with sides that are multiples of 8 -> flow (1, 2, h, w) in pixels.
     """
@@ -53,8 +56,8 @@ def pair_scores(frames: np.ndarray, flow: Callable[[torch.Tensor, torch.Tensor],
 def dynamic(scores: np.ndarray, height: int, width: int) -> dict[str, float]:
     """VBench's verdict on the pair scores of a video, and how clear it is.
 
-    degree: 0 or 1. margin: the round(4 n / 16)-th largest pair score over the threshold; above 1 means dynamic. speed: mean pair
-    score over the threshold's short side, in short sides a pair.
+    degree: 0 or 1. margin: the round(4 n / 16)-th largest pair score over the threshold; above 1 means dynamic. speed:
+    mean pair score over the short side, in short sides a pair.
     """
     threshold, wanted = 6 * min(height, width) / 256, round(4 * (len(scores) + 1) / 16)
     margin = float(np.sort(scores)[-wanted] / threshold)
@@ -63,8 +66,8 @@ def dynamic(scores: np.ndarray, height: int, width: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Raft(Scorer):
-    """weights: a safetensors file with torchvision's C_T_V2 state dict. updates: of the flow, 20 as in VBench. device: "auto",
-    "cpu", "cuda", ..."""
+    """weights: a safetensors file with torchvision's C_T_V2 state dict. updates: of the flow, 20 as in VBench. device:
+    "auto", "cpu", "cuda", ..."""
 
     weights: str = ""
     updates: int = 20
@@ -74,7 +77,7 @@ class Raft(Scorer):
     version: ClassVar = "1"
     runs: ClassVar = "here"
     requires: ClassVar = Requires(
-        {"torchvision": "torchvision", "torch": "torch"}, weights=f"raft_large C_T_V2 (21 MB), {SOURCE}",
+        {"torchvision": "torchvision", "torch": "torch"}, weights=f"raft_large C_T_V2 (20 MB), {SOURCE}",
         licence="torchvision BSD-3-Clause; of the weights no licence of their own is stated", install="pip install 'torchvision>=0.28'",
     )  # fmt: skip
     metrics: ClassVar = {
@@ -127,8 +130,8 @@ class Raft(Scorer):
 
 
 def as_flow(model, updates: int, device) -> Callable:
-    """torchvision's RAFT, which takes frames in [-1, 1] and returns the flow after every update, as `pair_scores` wants it.
-    Raises NotScored "undefined" for frames under 128 pixels a side, which the network cannot take."""
+    """torchvision's RAFT, which takes frames in [-1, 1] and returns the flow after every update, as `pair_scores` wants
+    it. Raises NotScored "undefined" for frames under 128 pixels a side, which the network cannot take."""
 
     def flow(a, b):
         if min(a.shape[-2:]) < 128:

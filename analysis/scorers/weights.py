@@ -1,4 +1,5 @@
-"""Weights on this machine: where a model's folder is, and a hash of what is in it. Nothing is ever downloaded by a scorer."""
+"""Weights on this machine: where a model's folder is, and a hash of what is in it. Nothing is ever downloaded by a
+scorer."""
 
 from __future__ import annotations
 
@@ -12,31 +13,44 @@ KEPT = {".json", ".safetensors", ".txt", ".model"}  # files that decide what a m
 
 
 def model_folder(model: str, revision: str = "") -> Path | None:
-    """The folder of a model with all its safetensors: `model` itself, or the copy of a hub name such as organisation/model
-    (at `revision`, main by default) in the cache of this machine; None if it is not there or not whole."""
-    folder = Path(model)
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-            return None
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(model, "config.json", revision=revision or None)
-        if not isinstance(found, str):
-            return None
-        folder = Path(found).parent
+    """The folder of a model with all its safetensors: `model` itself, or the copy of a hub name such as
+    organisation/model (at `revision`, main by default) in the cache of this machine; None if it is not there or not
+    whole."""
+    folder = _folder(model, revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
     index = folder / "model.safetensors.index.json"
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return folder if (folder / "config.json").is_file() and all((folder / n).is_file() for n in names) else None
+    return folder if all((folder / name).is_file() for name in names) else None
 
 
-def missing_model(scorer: str, model: str, revision: str = "") -> str | None:
-    """None, or a sentence that says how to get a model that is not here."""
+def _folder(model: str, revision: str) -> Path | None:
+    if Path(model).is_dir():
+        return Path(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision or None)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def missing_model(scorer: str, model: str, revision: str = "", classes: tuple[str, ...] = ()) -> str | None:
+    """None, or a sentence that says how to get a model that is not here. classes: of transformers, that save the model
+    and its tokenizer anew where the hub has it as `pytorch_model.bin` alone."""
     if model_folder(model, revision):
         return None
+    folder = _folder(model, revision)
+    if classes and folder is not None and (folder / "pytorch_model.bin").is_file():
+        saved = "; ".join(f"t.{c}.from_pretrained('{folder}').save_pretrained('FOLDER')" for c in classes)
+        return (
+            f"{model} is here as pytorch_model.bin alone, and pickled weights are not read by a scorer. Save it anew "
+            f'once, python -c "import transformers as t; {saved}", and name it with {scorer}:model=FOLDER'
+        )
     at = f" --revision {revision}" if revision else ""
     return (
-        f"no folder with config.json and all safetensors of {model} is here: `hf download {model}{at}`, or name one with "
-        f"{scorer}:model=FOLDER"
+        f"no folder with config.json and all safetensors of {model} is here: `hf download {model}{at}`, or name one "
+        f"with {scorer}:model=FOLDER"
     )
 
 
@@ -59,8 +73,8 @@ def convert(file: str) -> str:
 
 
 def weights_digest(path: Path) -> str:
-    """20 hex digits of the names and contents of a model's files, or of one file. A file in the hub's cache is known by the
-    SHA-256 that it is stored under, and is not read."""
+    """20 hex digits of the names and contents of a model's files, or of one file. A file in the hub's cache is known by
+    the SHA-256 that it is stored under, and is not read."""
     if path.is_file():
         return _sha256_of(path)[:20]
     total = hashlib.sha256()

@@ -1,7 +1,9 @@
-"""MUSIQ-SPAQ of a video's frames, prepared as VBench does for imaging_quality: `musiq_program.py VIDEO`, JSON to standard output.
+"""MUSIQ-SPAQ of a video's frames, prepared as VBench does for imaging_quality: `musiq_program.py VIDEO`, JSON to
+standard output.
 
-It runs in pyiqa's environment (musiq.txt). Frames whose longer side is above 512 pixels are resized to 512, bilinear, without
-antialiasing; the value is the mean over all frames, over 100. pyiqa downloads the weights when it first needs them.
+It runs in pyiqa's environment (musiq.txt). Frames whose longer side is above 512 pixels are resized to 512, bilinear,
+without antialiasing; the value is the mean over all frames, over 100. pyiqa downloads the weights when it first needs
+them.
 """
 
 import json

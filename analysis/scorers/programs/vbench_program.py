@@ -1,8 +1,8 @@
 """Run VBench on a manifest's videos and write its values per video: `vbench_program.py MANIFEST OUT DIMENSION...`.
 
-It runs in VBench's environment (vbench.txt), by its own Python, and imports nothing of this repository. VBench reads mp4 and gif,
-takes a video's prompt from its name or a list, and downloads weights when it first needs them (VBENCH_CACHE_DIR).
-imaging_quality is 0 to 100 per video in VBench's file and 0 to 1 in its mean; here it is 0 to 1.
+It runs in VBench's environment (vbench.txt), by its own Python, and imports nothing of this repository. VBench reads
+mp4 and gif, takes a video's prompt from its name or a list, and downloads weights when it first needs them
+(VBENCH_CACHE_DIR). imaging_quality is 0 to 100 per video in VBench's file and 0 to 1 in its mean; here it is 0 to 1.
 """
 
 import csv
@@ -46,8 +46,8 @@ def main(manifest: str, out: str, *dimensions: str) -> None:
 
 
 def lay_out(row, name: str, videos: Path, images) -> str:
-    """Link a video, and its reference unless `images` is None, under a name that VBench can read; returns what is wrong, ""
-    if nothing is."""
+    """Link a video, and its reference unless `images` is None, under a name that VBench can read; returns what is
+    wrong, "" if nothing is."""
     video = Path(row["video"])
     if video.suffix.lower() not in READS:
         return f"VBench reads mp4 and gif, not {video.suffix or 'a folder'}"

@@ -1,9 +1,10 @@
 """Run VideoScore2's released inference on a manifest's videos: `videoscore2_program.py MANIFEST OUT`.
 
-It runs in VideoScore2's environment (videoscore2.txt) and calls `main` of the repository's own vs2_inference.py (read at e6abe26),
-whose folder VIDEOSCORE2_REPO names; VIDEOSCORE2_MODEL is the model, TIGER-Lab/VideoScore2 by default. That script loads the model for each
-video and samples at temperature 0.7 without a seed; here the model is loaded once, and torch is seeded with 0 for each video. Its values
-are read from what it prints; None, where it could not read its own reply, is no value.
+It runs in VideoScore2's environment (videoscore2.txt) and calls `main` of the repository's own vs2_inference.py (read
+at e6abe26), whose folder VIDEOSCORE2_REPO names; VIDEOSCORE2_MODEL is the model, TIGER-Lab/VideoScore2 by default. That
+script loads the model for each video and samples at temperature 0.7 without a seed; here the model is loaded once, and
+torch is seeded with 0 for each video. Its values are read from what it prints; None, where it could not read its own
+reply, is no value.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """Run VisionReward's released video scorer on a manifest's videos: `visionreward_program.py MANIFEST OUT`.
 
-It runs in VisionReward's environment (visionreward.txt) and calls `score` of the repository's own inference-video.py (read at 2db9d4f),
-whose folder VISIONREWARD_REPO names. That module reads its questions and weights from the folder and loads the model when it is imported.
+It runs in VisionReward's environment (visionreward.txt) and calls `score` of the repository's own inference-video.py
+(read at 2db9d4f), whose folder VISIONREWARD_REPO names. That module reads its questions and weights from the folder and
+loads the model when it is imported.
 """
 
 import csv
