@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from analysis.benchmarks.readers import READERS
 from analysis.benchmarks.specs import load_spec, spec_names
 from analysis.benchmarks.vbench_i2v import sample_id
 from analysis.study.benchmark_samples import load_samples
-from benchmarks import make_fixtures
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import make_fixtures  # noqa: E402
+
 FIXTURES = ROOT / "benchmarks/fixtures"
 NAMES = ["omiti2v", "vbench_i2v", "focal_guidance", "pe_video", "vidprom", "folder"]
 
@@ -86,6 +90,7 @@ def test_all_faults_of_a_folder_are_found_at_once(copy):
 
     def change(rows):
         rows[0]["questions"][1].pop("expected_answer")
+        rows[0]["image-path"] = "lost.jpg"
         rows[1]["prompt"] = "  "
         rows[1]["resolution"] = [0, 5]
         rows[2]["id"] = "sample_4"
@@ -100,6 +105,7 @@ def test_all_faults_of_a_folder_are_found_at_once(copy):
     benchmark = read_benchmark(folder)
     assert kinds(benchmark) == {
         ("question without answer", "sample_0"),
+        ("missing image", "sample_0"),
         ("wrong field", "sample_1"),
         ("no questions", "sample_3"),
         ("unreadable image", "sample_3"),

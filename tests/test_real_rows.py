@@ -43,8 +43,12 @@ def small():
     return pd.concat(rows)
 
 
-def cells_of(paper, scores, imported):
-    return build(PAPERS[paper], scores, PUBLISHED, PARAMETERS, imported=imported)
+def cells_of(paper, scores, imported, *tables):
+    """The cells of a paper's tables, or of some of them."""
+    spec = PAPERS[paper]
+    if tables:
+        spec = spec.model_copy(update={"tables": {name: spec.tables[name] for name in tables}})
+    return build(spec, scores, PUBLISHED, PARAMETERS, imported=imported)
 
 
 WAN = {("Wan2.1", "none"): 0.4, ("Wan2.1", "alignvid"): 0.6}
@@ -93,7 +97,9 @@ def test_a_real_row_changes_no_row_of_the_small_models(tmp_path, paper):
 def test_two_imports_are_two_rows_with_pairs_and_families_of_their_own(tmp_path):
     import_scores("a", *written(tmp_path / "a", WAN), tmp_path)
     import_scores("b", *written(tmp_path / "b", WAN, samples=9, seeds=2, scorer=("other", "2"), seed=5), tmp_path)
-    cells = cells_of("alignvid", small(), load_imported(tmp_path)).query("table == 'table2' and metric == 'Addition'")
+    cells = cells_of("alignvid", small(), load_imported(tmp_path), "table2").query(
+        "table == 'table2' and metric == 'Addition'"
+    )
     two = cells[cells["row"].str.startswith("Wan2.1 + AlignVid,")].set_index("row")
     assert list(two["n"]) == [10, 3] and list(two["videos"]) == [10, 6]
     assert list(two["estimator"]) == [f"macro, {JUDGE}", "macro, other 2"]
@@ -107,14 +113,24 @@ def test_focal_guidance_counts_videos_with_every_answer_right_of_each_dimension(
     )
     table.to_csv(manifest, index=False)
     imported = {"f": join(scores, manifest)}
-    cells = cells_of("focal_guidance", small(), imported).query("table == 'table1' and row == 'Wan2.1-I2V, f'")
+    cells = cells_of("focal_guidance", small(), imported, "table1").query(
+        "table == 'table1' and row == 'Wan2.1-I2V, f'"
+    )
     cells = cells.set_index("metric")
     for metric in ("Dynamic Attributes", "Human Motion", "Human Interaction"):
         own = imported["f"].query("metric == 'adherence' and main_category == @metric")["value"]
-        assert cells.loc[metric, "measured"] == pytest.approx(100 * own.mean(), abs=0.006)
+        assert cells.loc[metric, "measured"] == pytest.approx(own.mean(), abs=6e-5)
         assert cells.loc[metric, "estimator"] == f"adherence, {JUDGE}" and cells.loc[metric, "n"] == 10
-    page = markdown(PAPERS["focal_guidance"], cells_of("focal_guidance", small(), imported))
+    page = markdown(PAPERS["focal_guidance"], cells_of("focal_guidance", small(), imported, "table1"))
     assert "Human Interaction: measured, by the estimator that the row names" in page
+
+
+def test_every_metric_that_says_which_column_it_fills_is_known_to_the_column():
+    registry = pytest.importorskip("analysis.scorers.registry")
+    for scorer in registry.find_scorers().values():
+        for name, metric in scorer.metrics.items():
+            for paper, column in (text.split(": ", 1) for text in metric.fills):
+                assert name in PAPERS[paper].metrics[column].real, f"{name}: {paper}, {column}"
 
 
 def test_missing_videos_are_wrong_and_other_failures_make_a_cell_incomplete(tmp_path):
@@ -126,19 +142,23 @@ def test_missing_videos_are_wrong_and_other_failures_make_a_cell_incomplete(tmp_
     imported = {"x": join(scores, manifest)}
     lost = imported["x"].query("sample == 'sample_0' and method == 'alignvid'").set_index("metric")["value"]
     assert (lost["macro"], lost["adherence"]) == (0, 0) and np.isnan(lost["flow_px"])
-    cells = cells_of("alignvid", small(), imported).query("table == 'table2' and row == 'Wan2.1 + AlignVid, x'")
+    cells = cells_of("alignvid", small(), imported, "table2").query(
+        "table == 'table2' and row == 'Wan2.1 + AlignVid, x'"
+    )
     cells = cells.set_index("metric")
     assert cells.loc["Modification", "n"] == 10 and cells.loc["Dynamic Degree", "measured"] == "incomplete"
     table.loc[gone, "status"] = "failed"
     table.to_csv(scores[0], index=False)
-    cells = cells_of("alignvid", small(), {"x": join(scores, manifest)}).query("row == 'Wan2.1 + AlignVid, x'")
+    cells = cells_of("alignvid", small(), {"x": join(scores, manifest)}, "table2").query(
+        "row == 'Wan2.1 + AlignVid, x'"
+    )
     cells = cells.query("table == 'table2'").set_index("metric")
     assert "1 of 10 videos have no macro" in cells.loc["Modification", "reason"]
 
 
 def test_settings_that_cannot_be_told_apart_are_not_mixed(tmp_path):
     scores, manifest = written(tmp_path, WAN | {("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "none"): 0.3})
-    cells = cells_of("alignvid", small(), {"x": join(scores, manifest)}).query("table == 'table2'")
+    cells = cells_of("alignvid", small(), {"x": join(scores, manifest)}, "table2").query("table == 'table2'")
     cell = cells[(cells["row"] == "Wan2.1, x") & (cells["metric"] == "Addition")].iloc[0]
     assert cell["measured"] == "incomplete" and "several settings" in cell["reason"]
 
@@ -150,7 +170,7 @@ def test_a_manifest_may_name_the_row(tmp_path):
     table.to_csv(manifest, index=False)
     found = join(scores, manifest)
     found["metric"] = found["metric"].replace("flow_px", "human_semantic_fidelity")
-    cells = cells_of("alignvid", small(), {"people": found}).query("row == 'Addition | AlignVid, people'")
+    cells = cells_of("alignvid", small(), {"people": found}, "table15").query("row == 'Addition | AlignVid, people'")
     cell = cells.set_index("metric").loc["human semantic fidelity"]
     assert 1 < cell["measured"] < 2 and cell["published"] == "5.72"
 
@@ -202,11 +222,11 @@ def test_one_of_two_scorers_can_be_taken(tmp_path):
     pd.concat([table, table.assign(scorer="second")]).to_csv(scores[0], index=False)
     with pytest.raises(ValueError, match="with --scorer"):
         join(scores, manifest)
-    assert set(join(scores, manifest, scorer="second")["estimator"]) == {"second 1"}
+    assert set(join(scores, manifest, scorers=["second"])["estimator"]) == {"second 1"}
     with pytest.raises(ValueError, match="no values by 'third'; there are qwen_judge, second"):
-        join(scores, manifest, scorer="third")
+        join(scores, manifest, scorers=["third"])
     with pytest.raises(ValueError, match="no name of a file"):
-        import_scores("../x", scores, manifest, tmp_path, scorer="second")
+        import_scores("../x", scores, manifest, tmp_path, scorers=["second"])
 
 
 def test_categories_come_from_the_benchmark(tmp_path):

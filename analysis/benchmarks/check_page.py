@@ -31,7 +31,8 @@ def describe(benchmark: Benchmark) -> str:
     if benchmark.sizes:
         areas = sorted(benchmark.sizes.values(), key=lambda s: s[0] * s[1])
         shapes = len(set(areas))
-        lines.append(f"images of {shapes} sizes, {_size(areas[0])} to {_size(areas[-1])}")
+        to = f"s, {_size(areas[0])} to" if shapes > 1 else ","
+        lines.append(f"images of {shapes} size{to} {_size(areas[-1])}")
     for stops, title in ((True, "wrong"), (False, "to be known")):
         kinds = defaultdict(list)
         for problem in benchmark.problems:

@@ -65,9 +65,9 @@ def read_benchmark(
     if unknown := set(chosen) - set(CHOICES.get(name, ())):
         raise ValueError(f"{spec.title} has no choice of {', '.join(sorted(unknown))}")
     records, file, problems = READERS[name][1](folder, **chosen)
-    samples, wrong = parse(records, spec, file)
+    samples, wrong, others = parse(records, spec, file)
     wrong += _sizes_of_lists(samples, spec)
-    sizes, unsound = _references(folder, samples, decode=images)
+    sizes, unsound = _references(folder, samples, others, decode=images)
     wrong += [Problem(*_long_name(s, spec), stops=False) for s in samples if _long_name(s, spec)]
     version = " ".join([spec.version, *sorted({s.domain for s in samples if name in CHOICES}), _contents(samples)])
     return Benchmark(name, version, folder, tuple(samples), (*problems, *wrong, *unsound), spec, sizes)
@@ -91,28 +91,31 @@ def _sizes_of_lists(samples: list[Sample], spec: Spec) -> list[Problem]:
     return problems
 
 
-def _references(folder: Path, samples: list[Sample], *, decode: bool) -> tuple[dict, list[Problem]]:
-    """({id: (width, height)}, problems) of the samples' references."""
+def _references(
+    folder: Path, samples: list[Sample], others: list[tuple[str, str]], *, decode: bool
+) -> tuple[dict[str, tuple[int, int]], list[Problem]]:
+    """({id: (width, height)} of the samples' references, problems of those and of the images of `others`)."""
     sizes, problems = {}, []
 
-    def look(sample: Sample):
-        path = folder / sample.image_path
+    def look(name: str, image: str, published: str):
+        path = folder / image
         if not path.is_file():
-            return Problem("missing image", sample.id, f"{sample.image_path} is not there")
-        if sample.sha256 and sha256(path) != sample.sha256:
-            return Problem("changed image", sample.id, f"{sample.image_path} is not the one whose hash is published")
+            return Problem("missing image", name, f"{image} is not there")
+        if published and sha256(path) != published:
+            return Problem("changed image", name, f"{image} is not the one whose hash is published")
         try:
             return upright_size(path) if decode else None
         except ValueError as error:
-            return Problem("unreadable image", sample.id, str(error))
+            return Problem("unreadable image", name, str(error))
 
+    asked = [(s.id, s.image_path, s.sha256) for s in samples] + [(name, image, "") for name, image in others]
     with ThreadPoolExecutor() as threads:
-        for sample, found in zip(samples, threads.map(look, samples), strict=True):
-            if isinstance(found, Problem):
-                problems.append(found)
-            elif found is not None:
-                sizes[sample.id], turned = found
-                problems += _about_size(sample, sizes[sample.id], turned)
+        looked = list(threads.map(look, *zip(*asked, strict=True))) if asked else []
+    problems += [found for found in looked if isinstance(found, Problem)]
+    for sample, found in zip(samples, looked, strict=False):
+        if isinstance(found, tuple):
+            sizes[sample.id], turned = found
+            problems += _about_size(sample, sizes[sample.id], turned)
     return sizes, problems
 
 

@@ -130,9 +130,10 @@ class Benchmark:
         raise ValueError(f"{self.folder} is not a whole {self.spec.title} ({kinds}): {listed}{more}")
 
 
-def parse(records: list, spec: Spec, file: str) -> tuple[list[Sample], list[Problem]]:
-    """The samples among `records` (of `file`) whose fields are sound, and every problem of every one of them."""
-    samples, problems, seen = [], [], Counter()
+def parse(records: list, spec: Spec, file: str) -> tuple[list[Sample], list[Problem], list[tuple[str, str]]]:
+    """The samples among `records` (of `file`) whose fields are sound; every problem of every one of them; and (sample, image) of
+    those that are not sound, so that their images are looked at all the same."""
+    samples, problems, seen, others = [], [], Counter(), []
     for i, record in enumerate(records):
         where = f"{file}[{i}]"
         if not isinstance(record, dict):
@@ -145,6 +146,9 @@ def parse(records: list, spec: Spec, file: str) -> tuple[list[Sample], list[Prob
         except ValidationError as error:
             problems += [_problem(where, e) for e in error.errors()]
             seen[where] += 1
+            image = record.get("image-path")
+            if isinstance(image, str) and not any(e["loc"][0] == "image-path" for e in error.errors()):
+                others.append((where, image))
             continue
         seen[sample.id] += 1
         if seen[sample.id] > 1:
@@ -157,7 +161,7 @@ def parse(records: list, spec: Spec, file: str) -> tuple[list[Sample], list[Prob
         twice = [q for q, n in Counter(q.id for q in sample.questions).items() if n > 1]
         problems += [Problem("duplicate id", sample.id, f"question {q} is there twice") for q in twice]
         samples.append(sample)
-    return samples, problems
+    return samples, problems, others
 
 
 def _problem(where: str, error: dict) -> Problem:

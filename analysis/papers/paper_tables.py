@@ -82,8 +82,9 @@ def build(
         parts = {r.row: pick(scores, r, paper.backbones[r.backbone], parameters) for r in table.rows}
         mine, after = [], defaultdict(list)
         for r in table.rows:
-            for real in real_rows(paper, name, r, imported or {}):
-                after[r.row] += [real_cell(paper, name, r, m, real, published) for m in table.metrics]
+            for own in real_rows(paper, name, r, imported or {}):
+                row = [real_cell(paper, name, r, m, own, published) for m in table.metrics]
+                after[r.row] += row if any(c["measured"] != "not run" for c in row) else []
             if r.beside and parts[r.row].empty:
                 continue
             model = paper.backbones[r.backbone]

@@ -10,18 +10,8 @@ from .table_schema import Metric, Paper, Table
 AGREEMENT = {"supported": "agrees", "contradicted": "disagrees", "inconclusive": "undecided"}
 SETTING = ["measured_on", "method", "guidance_scale", "beside"]
 # What makes two cells of a table one comparison: the same videos, change and published sign.
-KNOWN = [
-    "paper",
-    "table",
-    "metric",
-    "measured_on",
-    "method",
-    "guidance_scale",
-    "change",
-    "change_low",
-    "change_high",
-    "direction",
-]
+KNOWN = ["paper", "table", "metric", "measured_on", "method", "guidance_scale", "change", "change_low", "change_high",
+         "direction"]  # fmt: skip
 HOW_TO_READ = """\
 Every metric has its measured value, with a 95 % interval over n prompts (x seeds, if there are several), in a column
 that names its estimator (the videos are counted where prompts have different numbers of seeds), the change against the
@@ -29,15 +19,15 @@ row's baseline on the same prompts and noise, and what the paper published in a 
 baseline are measured on all samples that the two have; rows of one table may have different ones. Estimators, models
 and samples differ: values must not be compared, directions may. A direction *agrees* or *disagrees* if the interval of
 the change lies on one side of zero and its p, corrected by Holm over the cells of the table that have a published
-direction, is below 5 % (a row that repeats the videos of
-another is one test with it); else it is *undecided*, and the cell says how many prompts changed at all and, where it is
-known, the smallest change that would have been seen. Where a paper's text states a direction, that is compared, else
-the sign of the published difference; a change that it calls *comparable* is not. Published values that are not the
-paper's own carry their grade: *secondary* ones are quoted from notes about the paper and are provisional. A command of
-`methods generate` makes one video; a cell needs the benchmark's prompts and a judge of photographs as well, as the
-oracle reads the drawn world alone. IMAGE, PROMPT and VIDEO are yours; CLIP_FOLDER is a whole CLIP model whose vision
-half is the pipeline's image encoder. `study new` begins a study of the table's rows on the papers' own models; its
-scores, imported, stand below the rows that stand in for them, each with the estimator that made it."""
+direction, is below 5 % (a row that repeats the videos of another is one test with it); else it is *undecided*, and the
+cell says how many prompts changed at all and, where it is known, the smallest change that would have been seen. Where a
+paper's text states a direction, that is compared, else the sign of the published difference; a change that it calls
+*comparable* is not. Published values that are not the paper's own carry their grade: *secondary* ones are quoted from
+notes about the paper and are provisional. A command of `methods generate` makes one video; a cell needs the benchmark's
+prompts and a judge of photographs as well, as the oracle reads the drawn world alone. IMAGE, PROMPT and VIDEO are
+yours; CLIP_FOLDER is a whole CLIP model whose vision half is the pipeline's image encoder. `study new` begins a study
+of the table's rows on the papers' own models; its scores, imported, stand below the rows that stand in for them, each
+with the estimator that made it."""
 
 
 def markdown(paper: Paper, cells: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 An imported file has a row per video and metric: sample, seed, backbone, method, guidance_scale, row, main_category, metric,
 estimator, value, status, reason. `estimator` is the scorer and its version, so it belongs to the scores and not to the metric.
-A video that is missing or corrupt answers no question right; any other metric has no value for it.
+A video that is missing or damaged answers no question right; any other metric has no value for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCORES = ["video", "scorer", "version", "metric", "value", "status", "reason"]
 SETTING = ["backbone", "method", "guidance_scale", "row"]
 IMPORTED = ["sample", "seed", *SETTING, "main_category", "metric", "estimator", "value", "status", "reason"]
 QUESTIONS = ("macro", "adherence")
-NO_VIDEO = ("missing", "corrupt")
+NO_VIDEO = ("missing", "corrupt", "too_short", "varying_size")
 LEFT_OUT = "undefined"  # the metric is not defined for this video, as for a motion that was not asked for
 
 
@@ -75,15 +75,15 @@ def read_manifest(path: Path, benchmark: Path | None = None) -> pd.DataFrame:
     return table[["video", "sample", "seed", *SETTING, "main_category"]]
 
 
-def join(scores: list[Path], manifest: Path, benchmark: Path | None = None, scorer: str | None = None) -> pd.DataFrame:
-    """The tables of `evaluate`, or the values of one of their scorers, with what the manifest says of their videos, columns
+def join(scores: list[Path], manifest: Path, benchmark: Path | None = None, scorers: list[str] = ()) -> pd.DataFrame:
+    """The tables of `evaluate`, or the values of some of their scorers, with what the manifest says of their videos, columns
     IMPORTED. Raises ValueError for videos that are only in one of the two, and for a metric of two estimators, which would be
     mixed up."""
     found = pd.concat([read_evaluated(p) for p in scores], ignore_index=True)
-    if scorer is not None:
-        if scorer not in set(found["scorer"]):
-            raise ValueError(f"no values by {scorer!r}; there are {', '.join(sorted(found['scorer'].unique()))}")
-        found = found[found["scorer"] == scorer]
+    if unknown := [s for s in scorers if s not in set(found["scorer"])]:
+        raise ValueError(f"no values by {unknown[0]!r}; there are {', '.join(sorted(found['scorer'].unique()))}")
+    if scorers:
+        found = found[found["scorer"].isin(scorers)]
     videos = read_manifest(manifest, benchmark)
     if unknown := sorted(set(found["video"]) - set(videos["video"])):
         raise ValueError(f"{len(unknown)} scored videos are not in {manifest}, such as {unknown[0]}")
@@ -104,13 +104,13 @@ def import_scores(
     results: Path,
     *,
     benchmark: Path | None = None,
-    scorer: str | None = None,
+    scorers: list[str] = (),
 ) -> Path:
     """`join` into `results/real/NAME.csv`, from which the papers' tables take rows; the file."""
     if not name or not all(c.isalnum() or c in "-_." for c in name):
         raise ValueError(f"{name!r} is no name of a file: letters, digits, -, _ and . are allowed")
     path = results / REAL / f"{name}.csv"
-    write_table(join(scores, manifest, benchmark, scorer), path)
+    write_table(join(scores, manifest, benchmark, scorers), path)
     return path
 
 
@@ -122,7 +122,7 @@ def load_imported(results: Path) -> dict[str, pd.DataFrame]:
             path, keep_default_na=False, na_values={"value": [""], "guidance_scale": [""]}
         )
         if list(table.columns) != IMPORTED:
-            raise ValueError(f"{path} was not written by `python -m analysis import-scores`")
+            raise ValueError(f"{path} was not written by `python -m analysis import-rows`")
         found[path.stem] = table.astype({"sample": str})
     return found
 

@@ -35,6 +35,10 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False).to_dict("records")
     check_writable(out)
     samples = {s["id"]: s for s in load_samples(parameters.benchmark_of(sweep).folder)}
+    if silent := [name for name in dict.fromkeys(r["sample"] for r in manifest) if not samples[name]["questions"]]:
+        raise ValueError(
+            f"{len(silent)} samples have no questions, such as {silent[0]}; `python -m analysis evaluate` scores these"
+        )
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
     one = partial(score_or_say_why, folder=folder, frames=backbone.frames)
     results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
