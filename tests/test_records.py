@@ -121,10 +121,10 @@ def test_failures_are_recorded_where_the_video_would_be(study, monkeypatch, caps
 
     without_a_model(monkeypatch, failing)
     assert generate(study, "real", Here()) == 2
-    assert "real: 1 failed: KeyError: 'no such thing sample_1'" in capsys.readouterr().err
+    assert "real: 2 failed, the first: KeyError: 'no such thing sample_1'" in capsys.readouterr().err
     found = sweep_states(study, "real")
     assert [s.state for s in found] == ["ok", "failed", "ok", "ok", "failed", "ok"]
-    assert reasons(found)[0] == ("failed", "KeyError: 'no such thing sample_1'", 1)
+    assert reasons(found) == [("failed", "KeyError: 'no such thing sample_1'", 2)], "numbers make no other kind"
     manifest = pd.read_csv(RUNS / "manifest.csv", keep_default_na=False)
     assert list(manifest["status"]) == [s.state for s in found] and "no such thing" in manifest["reason"][1]
 
@@ -281,6 +281,18 @@ def test_fitted_references_are_kept_and_recorded(tmp_path, monkeypatch):
         )
     manifest = pd.read_csv(RUNS / "manifest.csv")
     assert list(manifest["reference"]) == [row["reference"] for row in (first, second, third)]
+
+
+def test_a_worker_that_was_killed_before_it_wrote_the_record_loses_no_reference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = parameters(((65, 63),), fit="crop")
+    made = without_a_model(monkeypatch)
+    generate(study, "real", Here())
+    before = (RUNS / "manifest.csv").read_text()
+    for file in [*RUNS.glob("*.json"), *RUNS.glob("references/*")]:
+        file.unlink()
+    assert generate(study, "real", Here()) == 0 and len(made) == 1
+    assert (RUNS / "manifest.csv").read_text() == before and Path(read_videos(study, "real")[0]["reference"]).is_file()
 
 
 def test_images_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):

@@ -14,8 +14,10 @@ from small_study import Here, Lazily, parameters, without_a_model
 from tiny_pipelines import build
 
 from analysis.study.cells import expand
+from analysis.study.parameters import load_parameters
 from analysis.study.workers import gpu_pool, stopping, visible_gpus
 from analysis.videos import generate as command
+from analysis.videos.command_line import chosen
 from analysis.videos.generate import generate
 from analysis.videos.load_backbone import drop_pipeline
 from analysis.videos.records import read_record, sha256_of, sweep_states
@@ -245,3 +247,15 @@ def test_the_command_ends_with_status_1_when_videos_failed(study, tmp_path):
     assert status == 1 and "error: stopped after 3 failures of one kind in a row" in err and "Traceback" not in err, err
     status, _, err = finish(start(tmp_path, "-m", "analysis", "merge", "real"), 120)
     assert status == 1 and "Traceback" not in err and (RUNS / "manifest.csv").exists()
+
+
+def test_a_sweep_without_a_full_size_says_what_it_lacks(study):
+    Path("params.yaml").write_text(study.model_dump_json(exclude={"full_size"}))
+    full = load_parameters(full=True)
+    with pytest.raises(
+        ValueError, match=r"sweep 'real' has no full size: give it `full: \{samples: \.\.\., seeds: \[\.\.\.\]\}`"
+    ):
+        chosen(full, ["real"], None)
+    with pytest.raises(ValueError, match="not both"):
+        chosen(full, ["real"], "tiny")
+    assert chosen(study, None, None) == ["real"]

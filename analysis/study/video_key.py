@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _read_once(path: Path, size: int, changed: int) -> bytes:
         return bytes.fromhex(known[place][2])
     digest = _read(path, size, changed)
     known = _known_hashes() | {place: [*stamp, digest.hex()]}  # another process may have added to it meanwhile
-    write_atomically(KNOWN, lambda temporary: temporary.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n"))
+    with suppress(OSError):  # where nothing can be written it is read again next time
+        write_atomically(KNOWN, lambda path: path.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n"))
     return digest
 
 

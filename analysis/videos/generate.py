@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -26,6 +25,7 @@ from .records import (
     STATES,
     VideoState,
     count_states,
+    kind_of,
     mixed_machines,
     reasons,
     shard,
@@ -151,8 +151,7 @@ def _outcomes(
         if status == "ok" and not _is_here(folder / f"{jobs[job]}.mkv", patient=hasattr(executor, "check")):
             status, reason = "failed", f"a worker has made a video that is not in {folder}: it needs this very folder"
         outcome[jobs[job]] = status, reason
-        # Paths and numbers differ from cell to cell where the cause is one.
-        same = re.sub(r"\S*/\S*|\d+", "#", reason)
+        same = kind_of(reason)
         in_a_row = in_a_row + 1 if status != "ok" and same == kind else int(status != "ok")
         kind = same
         if in_a_row >= stop_after:
@@ -207,7 +206,7 @@ def _take_over_failures(cells: Iterable[Cell], source: Path, folder: Path) -> No
 
 def _report(sweep: str, states: list[VideoState]) -> None:
     for state, reason, count in reasons(states):
-        _say(f"{sweep}: {count} {state}: {reason}")
+        _say(f"{sweep}: {count} {state}{', the first' if count > 1 else ''}: {reason}")
     for difference in mixed_machines(states):
         _say(f"{sweep}: videos were made with different versions or devices, and last digits may differ: {difference}")
 

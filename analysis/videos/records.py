@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -139,12 +140,19 @@ def count_states(states: Iterable[VideoState]) -> dict[str, int]:
     return {name: counts[name] for name in STATES}
 
 
+def kind_of(reason: str) -> str:
+    """A reason without the paths and numbers in which cells differ where the cause is one."""
+    return re.sub(r"\S*/\S*|\S+\.mkv|\d+", "#", reason)
+
+
 def reasons(states: Iterable[VideoState]) -> list[tuple[str, str, int]]:
-    """(state, reason, how many) of what is failed or corrupt, most frequent first; files' names are left out of reasons."""
-    said = Counter(
-        (s.state, s.reason.removeprefix(f"{s.path.name} ")) for s in states if s.state in ("failed", "corrupt")
-    )
-    return [(state, reason, count) for (state, reason), count in said.most_common()]
+    """(state, reason, how many) of what is failed or corrupt, most frequent first; reasons of one kind are counted together,
+    under the first of them."""
+    bad = [s for s in states if s.state in ("failed", "corrupt")]
+    counts, first = Counter((s.state, kind_of(s.reason)) for s in bad), {}
+    for s in bad:
+        first.setdefault((s.state, kind_of(s.reason)), s.reason)
+    return [(kind[0], first[kind], count) for kind, count in counts.most_common()]
 
 
 def mixed_machines(states: Iterable[VideoState]) -> list[str]:

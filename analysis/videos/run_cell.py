@@ -43,7 +43,7 @@ def run_cell(
     with _one_at_a_time, contextlib.chdir(root or Path()):
         attempt = getattr(read_record(target), "attempt", 0) + 1
         try:
-            if target.exists() and _is_sound(cell, target, backbone):
+            if target.exists() and _is_sound(cell, target, backbone, image_path):
                 return "ok", ""
             target.unlink(missing_ok=True)  # a damaged one, which a failure must not leave to be taken for a sound one
             _make(cell, backbone, image_path, target, attempt)
@@ -58,8 +58,9 @@ def run_cell(
         return "failed", reason
 
 
-def _is_sound(cell: Cell, target: Path, backbone: Backbone) -> bool:
-    """Whether a video is what was written, by its checksum; one without, of an older version, is read and gets a record."""
+def _is_sound(cell: Cell, target: Path, backbone: Backbone, image_path: Path) -> bool:
+    """Whether a video is what was written, by its checksum; one without, of an older version or a worker that was killed
+    before it wrote one, is read and gets a record."""
     state = state_of(cell, target.parent, deep=True)
     if state.state != "ok" or (state.record is not None and state.record.sha256):
         return state.state == "ok"
@@ -67,7 +68,9 @@ def _is_sound(cell: Cell, target: Path, backbone: Backbone) -> bool:
         frames, height, width, _ = read_video(target, backbone.frames).shape
     except ValueError:
         return False
-    write_record(target, Record("ok", frames=frames, height=height, width=width, **_of_file(target)))
+    reference = open_fitted(image_path, backbone) if needs_image(backbone) else None
+    own = _store_reference(target.parent, cell, reference)
+    write_record(target, Record("ok", frames=frames, height=height, width=width, **own, **_of_file(target)))
     return True
 
 
