@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.studies.check_study import check_study, provisional
 from analysis.studies.export_videos import export, planned
-from analysis.studies.new_study import new_study, slug
+from analysis.studies.new_study import new_study
 from analysis.studies.plan_study import LOSSLESS, plan_lines, plan_study, read_seconds, sections_of
 from analysis.studies.set_values import read_methods, read_settings, set_values
 from analysis.studies.settings import get, put, setting_of
@@ -346,7 +346,6 @@ def test_status_says_what_is_made_failed_missing_and_corrupt(study):
     assert "5 s a video" in deep.lines()[0]
 
 
-# export ---------------------------------------------------------------------------------------------------------------
 def test_videos_are_exported_under_the_names_of_other_programs(study, tmp_path):
     states = pretend(study, lambda i: i < 5)
     to = tmp_path / "mp4"
@@ -397,6 +396,5 @@ def test_the_commands_say_the_same_and_end_with_a_status(study):
     assert status == 0 and "6 made" in out
     status, _, error = run("export", ".", "--to", "mp4", "--names", "{id}.mp4")
     assert status == 1 and error.startswith("error: two videos would be called")
-    status, out, error = run("plan", ".", "--gpus", "0")
+    status, _, error = run("plan", ".", "--gpus", "0")
     assert status == 1 and "--gpus is 0" in error
-    assert slug("Wan 2.2-14B") == "wan2.2-14b"
