@@ -186,11 +186,15 @@ def test_the_page_leads_to_the_row_of_the_table(place, stated, made):
     for line in (shard, merge, status, only, deep):
         said = run(words_of(line))
     assert said.count("12 made") == 3 and "s a video" in said
-    _, check, evaluate, table = part("scorers", "study export")
+    _, check, evaluate, table, rows = part("scorers", "study export")
     run(["scorers"])
     assert "the scorer can run" in run(words_of(check))
     assert "simulated_judge_of_photographs: 72 ok" in run(words_of(evaluate))
     said = run(words_of(table))
+    run(words_of(rows))
+    imported = pd.read_csv("results/real/omit.csv")
+    assert set(imported["backbone"]) == {"Wan2.1", "FramePack", "HunyuanVideo"} and len(imported) == 36
+    assert set(imported["main_category"]) == {"modification", "addition", "deletion"}
     found = pd.read_csv(stated.folder / "results/table.csv").set_index(["row", "column"])
     for row in ("Wan2.1", "FramePack", "HunyuanVideo"):
         steered = {"HunyuanVideo": "HunyuanVideo + alignvid-hunyuan"}.get(row, f"{row} + AlignVid")
