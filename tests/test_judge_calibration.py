@@ -26,7 +26,7 @@ from analysis.scorers.simulated_judge import SimulatedJudge
 from analysis.scorers.video import Video
 from analysis.study.significance import proportion_interval
 
-ROUNDS = 200
+ROUNDS = 150
 YES_NO = np.array(["no", "yes"])
 
 
@@ -163,7 +163,7 @@ def test_the_interval_of_a_rate_is_near_that_of_lang_and_reiczigel(p, se, sp):
 )
 def test_corrected_rates_and_differences_hold_the_truth_as_often_as_they_say(se, sp, spread, prompts):
     """A judge of known error, calibrated on some clips, judges two settings of a study: the intervals hold the true
-    rate and the true difference in about 95 % of 200 rounds (at least 92: two standard errors below)."""
+    rate and the true difference in about 95 % of 150 rounds (at least 91: two standard errors below)."""
     rng, hold = np.random.default_rng(5), {"rate": 0, "difference": 0}
     noise = spread * rng.standard_normal(200_000)
     se_true, sp_true = (np.clip(rate + noise, 0, 1).mean() for rate in (se, sp))
@@ -178,7 +178,7 @@ def test_corrected_rates_and_differences_hold_the_truth_as_often_as_they_say(se,
         found = corrected_difference(a, b, "adherence", one)
         hold["difference"] += found["low"] <= gain <= found["high"]
         missed += found["observed_high"] < gain
-    assert all(share / ROUNDS >= 0.92 for share in hold.values()), hold
+    assert all(share / ROUNDS >= 0.91 for share in hold.values()), hold
     if se + sp < 1.8:  # without correction the truth is missed, on one side
         assert missed / ROUNDS > 0.1
 
@@ -290,13 +290,13 @@ def test_a_study_judged_by_it_is_corrected_to_the_oracles_rate(tmp_path):
     answers."""
     judge = SimulatedJudge(says_yes=0.85, says_no=0.85, errors=3)
     table = calibration_clips.calibrate_judge(
-        judge.spelled(), tmp_path / "c", seed=11, samples=24, cache=tmp_path / "cache"
+        judge.spelled(), tmp_path / "c", seed=11, samples=16, cache=tmp_path / "cache"
     )
     one = calibrate(table)
-    calibration_clips.write_clips(tmp_path / "s", 12, 16)
+    calibration_clips.write_clips(tmp_path / "s", 12, 10)
     truth = pd.read_csv(tmp_path / "s/truth.csv")
     rows = []
-    for kind, record, _ in calibration_clips.clips(12, 16):
+    for kind, record, _ in calibration_clips.clips(12, 10):
         values = judge.score(Video(tmp_path / f"s/{kind}/{record['id']}.mkv"), Sample(questions=record["questions"]))
         check_values(judge, values)
         rows.append({"kind": kind, "sample": record["id"], "seed": 0, "macro": values["macro"]})
@@ -308,7 +308,7 @@ def test_a_study_judged_by_it_is_corrected_to_the_oracles_rate(tmp_path):
     rate, gain = corrected_rate(b["macro"], b["sample"], one), corrected_difference(a, b, "macro", one)
     assert rate["low"] <= true["copy"] <= rate["high"]
     assert gain["low"] <= true["true"] - true["copy"] <= gain["high"]
-    assert gain["observed_high"] < true["true"] - true["copy"]  # what the judge alone would have said
+    assert gain["observed"] < 0.85 * (true["true"] - true["copy"])  # what the judge alone would have said
 
 
 def test_shuffled_and_still_clips_are_what_they_say():
