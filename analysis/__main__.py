@@ -349,10 +349,8 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_focal(load_parameters()).to_string())
 
 
-app.command()(command.evaluate)
-app.command()(command.scorers)
-app.command()(judge_command.calibrate_judge)
-app.command()(judge_command.import_scores)
+for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
+    app.command()(function)
 for commands in (benchmark_commands, report_commands, study_commands):
     commands.add_to(app)
 

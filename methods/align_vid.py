@@ -16,7 +16,7 @@ from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
 from .core.step_windows import check_window, in_window
-from .families import WAN, Block
+from .families import Block
 
 DEFAULT_SITES = ("q_image", "k_text")
 SITES = ("q_image", "k_image", "q_text", "k_text", "self")
@@ -99,13 +99,18 @@ class AlignVid:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.gamma == 1
+
     def check(self, model) -> None:
         """Raise ValueError for a block, site or key group that the model does not have."""
         choose_blocks(model, self.blocks)
-        if model.family == WAN:
+        if "joint" not in model.sites:
             # The default pair serves text-to-video too, where there is no image branch.
             if "image" not in model.sites and self.sites != DEFAULT_SITES and any("image" in s for s in self.sites):
-                raise ValueError(f"AlignVid sites {self.sites}: this Wan model has no image attention")
+                raise ValueError(f"AlignVid sites {self.sites}: this {model.family} has no image attention")
         elif self.variant == "paper" and self.groups in ("image", "reference", "conditioning+reference"):
             needed = self.groups.removeprefix("conditioning+")
             if needed not in model.groups:

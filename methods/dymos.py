@@ -65,6 +65,11 @@ class DyMoS:
             raise ValueError(f"DyMoS publishes no setting for {backbone!r}: it has {', '.join(PUBLISHED)}")
         return cls(**PUBLISHED[backbone])
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.gamma == 0
+
     def check(self, model) -> None:
         """Raise ValueError for a model without a reference frame."""
         if not model.image_to_video:

@@ -76,6 +76,7 @@ class FocalGuidance:
 
     name: ClassVar[str] = "focal"
     label: ClassVar[str] = "Focal Guidance"
+    once: ClassVar[bool] = True  # what a block's tokens were is kept under the method's settings
 
     clip: str
     _: dataclasses.KW_ONLY
@@ -107,6 +108,11 @@ class FocalGuidance:
                 raise ValueError(f"FocalGuidance {name} must be one of {values}, not {getattr(self, name)!r}")
         if isinstance(self.weak, list):
             object.__setattr__(self, "weak", tuple(self.weak))
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.text == self.latent == self.cache == 0
 
     def check(self, model) -> None:
         """Raise ValueError for a model in which nothing can project the anchors, a block that does not exist, an unusable

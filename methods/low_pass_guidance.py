@@ -86,6 +86,11 @@ class LowPassGuidance:
             raise ValueError(f"ALG has no configuration for {backbone!r}: it has {', '.join(PUBLISHED)}")
         return cls(**PUBLISHED[backbone])
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings change nothing."""
+        return self.filter == "down_up" and self.factor == 1
+
     def check(self, model) -> None:
         """Raise ValueError for a model without an image condition in its latents."""
         if model.family not in (WAN, COGVIDEOX, HUNYUAN) or not model.image_to_video:
@@ -148,7 +153,7 @@ class LowPassGuidance:
         return (new,) if isinstance(output, tuple) else type(output)(sample=new)
 
     def _idle(self, context) -> bool:
-        return self.strength(context) == 0 or (self.filter == "down_up" and self.factor == 1)
+        return self.strength(context) == 0 or self.neutral
 
     def _filtered(self, model, inputs, context) -> torch.Tensor:
         """hidden_states with the image condition filtered: extra channels, or the first latent frame where it is one."""
@@ -195,8 +200,6 @@ def watch_encoding(pipe):
     signature = inspect.signature(original)
 
     def prepare_latents(*args, **kwargs):
-        if prepare_latents.bypassed:
-            return original(*args, **kwargs)
         arguments = signature.bind(*args, **kwargs).arguments
         generator, encoded = _clone(arguments.get("generator")), {}
         result = original(*args, **kwargs)

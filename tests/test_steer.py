@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import ContextParallelConfig, ParallelConfig
-from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
+from methods.core.backends import SEEN
 from methods.core.block_lists import PUBLISHED_BLOCKS, choose_blocks
-from methods.core.interception import BACKENDS
 from methods.families import GROUPS, Block, attention_modules, describe
 
 
@@ -169,19 +169,45 @@ def test_a_wan_of_forty_blocks_has_the_published_list_only_if_it_is_the_publishe
             choose_blocks(model, "calibrated")
 
 
-UNSEEN = [b for b in AttentionBackendName if b.value not in BACKENDS]
+UNSEEN = [b for b in AttentionBackendName if b.value not in SEEN]
 
 
 @pytest.mark.parametrize("backend", UNSEEN, ids=lambda b: b.value)
-def test_attention_backends_that_cannot_be_seen_are_refused(backend):
+def test_attention_is_native_only_where_a_method_acts(backend, monkeypatch):
+    """A user's backend, here one that doubles what PyTorch's gives, stays bit for bit where nothing acts."""
     assert {"flex", "flash", "sage", "flash_hub", "xformers"} <= {b.value for b in UNSEEN}
-    model, _ = make("wan2.1-i2v")
-    model.blocks[
-        1
-    ].attn2.processor._attention_backend = backend  # what set_attention_backend does, where it is installed
-    with pytest.raises(RuntimeError, match=f"block 1 .*{backend.value!r}"), steer(model, AlignVid(1.2)):
-        pass
-    assert "forward" not in model.blocks[0].attn1.__dict__
+    seen = []
+
+    def doubled(query, key, value, attn_mask=None, scale=None, **_):
+        seen.append(query)
+        q, k, v = (x.permute(0, 2, 1, 3) for x in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale)
+        return 2 * out.permute(0, 2, 1, 3)
+
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, backend, doubled)
+    monkeypatch.setitem(
+        _AttentionBackendRegistry._supported_arg_names, backend, {"query", "key", "value", "attn_mask", "scale"}
+    )
+    model, inputs = make("wan2.1-i2v")
+    processors = [module.processor for _, _, module in attention_modules(model)]
+    for p in processors:
+        p._attention_backend = backend  # what set_attention_backend does, where it is installed
+    plain, plain_calls = forward(model, inputs), len(seen)
+    with steer(model, AlignVid(1.2, window="late", blocks="all"), steps=10, allow_inactive=True) as steering:
+        assert torch.equal(forward(model, inputs), plain)
+    assert steering.report().left_alone == {backend.value: 8}
+    seen.clear()
+    with steer(model, AlignVid(1.2, window="all", blocks=[1])) as steering:
+        steered = forward(model, inputs)
+    assert len(seen) == plain_calls - 2  # image and text attention of block 1
+    assert steering.report().made_native == {backend.value: 1} and steering.report().left_alone == {backend.value: 7}
+    assert f"attention backend {backend.value}: 1 calls made native" in str(steering.report())
+    for p in processors[2:4]:
+        p._attention_backend = AttentionBackendName.NATIVE
+    processors[2]._attention_backend = backend
+    with steer(model, AlignVid(1.2, window="all", blocks=[1])):
+        assert torch.equal(forward(model, inputs), steered)
+    assert [p._attention_backend for p in processors] == [backend] * 3 + [AttentionBackendName.NATIVE] + [backend] * 4
 
 
 @pytest.mark.parametrize("name", ["wan2.1-i2v", "hunyuan-1.5"])

@@ -16,27 +16,35 @@ from .log_sum_exp import CHUNK, attention_with_lse
 
 
 def statistics(
-    call: AttentionCall, rows: torch.Tensor, *, entropy=True, groups=True, frames=True, received=False, largest=False
+    call: AttentionCall,
+    rows: torch.Tensor,
+    *,
+    entropy=True,
+    groups=True,
+    frames=True,
+    received=False,
+    largest=False,
+    tokens: torch.Tensor | None = None,
 ) -> dict:
     """Exact statistics of the video queries `rows` (n,) of a call, in float32 (float64 for float64 inputs): to 1e-5, to
     3e-4 nats where hundreds of keys are equal, as Wan's text padding is.
 
     Returns "rows": {(statistic, key): (B, H, n)} with "mass" per token group (of the groups that are present),
     "frame_mass" per latent frame of keys, "entropy" over all keys, "conditioning_entropy" within the text and image keys
-    (nats) and "largest" weight; "received": (B, H, Lk), the mean of p_ij over the rows.
+    (nats), "largest" weight and "token", the weight of the i-th of the key positions `tokens` (n,); "received": (B, H, Lk),
+    the mean of p_ij over the rows.
     """
     exact = torch.promote_types(call.query.dtype, torch.float32)
     query, key, scale = call.scaled(rows, call.video_logits)
     query, key, batch = query.to(exact), key.to(exact), query.shape[0]
     # Subtracting one vector from all keys changes no weight, and what keys share would only cost digits of the entropy.
     key = key - key.mean(2, keepdim=True)
-    if call.bias is not None:  # one more feature carries the bias: (bias / scale) * [j is reference]
-        is_reference = torch.zeros(key.shape[2], device=key.device, dtype=exact)
-        is_reference[call.reference] = 1
+    for members, per_query in call.groups_with_bias():  # one more feature each: (bias / scale) * [j is in the group]
         bias = torch.zeros(batch, len(rows), device=key.device, dtype=exact)
-        bias[call.conditional()] = call.bias[rows].to(exact) / scale
+        bias[call.conditional()] = per_query[rows].to(exact) / scale
+        inside = members.to(exact)[:, None, :, None]
         query = torch.cat([query, bias[:, None, :, None].expand(*query.shape[:3], 1)], -1)
-        key = torch.cat([key, is_reference[None, None, :, None].expand(*key.shape[:3], 1)], -1)
+        key = torch.cat([key, inside.expand(*key.shape[:3], 1)], -1)
     mask = call.rows_of_mask(rows)
     columns = [("mass", g, call.keys.where(g)) for g in GROUPS if groups and g in call.layout.groups]
     frame_of_key = call.keys.frames
@@ -46,6 +54,9 @@ def statistics(
         if frames
     ]
     columns = [c for c in columns if bool(c[2].any())]
+    if tokens is not None:
+        position = torch.arange(key.shape[2], device=key.device)
+        columns += [("token", i, (position == token)[None]) for i, token in enumerate(tokens.tolist())]
     one_hot = [c[2].to(exact).expand(batch, -1)[:, None, :, None].expand(*key.shape[:3], 1) for c in columns]
     size = query.shape[-1]
     out, lse = _attend(query, key, torch.cat([key, *one_hot], -1), mask, scale)

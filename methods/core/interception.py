@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import types
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -10,7 +15,6 @@ from ..families import Block, Layout, Model, attention_modules
 from .attention_call import AttentionCall, BlockInput
 from .forward_context import ForwardContext
 
-BACKENDS = {"native", "_native_math", "_native_flash", "_native_efficient", "_native_cudnn"}  # all end in SDPA
 SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -23,16 +27,18 @@ class InterceptSDPA(TorchFunctionMode):
 
     def __init__(
         self,
+        module: nn.Module,
         methods: dict[str, list],
         model: Model,
         block: Block,
         context: ForwardContext,
         layout: Layout,
         block_input: BlockInput | None,
+        inputs: dict,
     ):
         super().__init__()
-        self.methods, self.sites, self.count = methods, list(methods), 0
-        self.model, self.block, self.block_input = model, block, block_input
+        self.module, self.methods, self.sites, self.count = module, methods, list(methods), 0
+        self.model, self.block, self.block_input, self.inputs = model, block, block_input, inputs
         self.context, self.layout = context, layout
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -50,6 +56,9 @@ class InterceptSDPA(TorchFunctionMode):
             method.edit(call)
         out = call.compute() if editing else func(*args, **kwargs)
         for method in methods:
+            if hasattr(method, "edit_attention_output"):
+                out = method.edit_attention_output(call, out)
+        for method in methods:
             if hasattr(method, "observe"):
                 method.observe(call, out)
         return out
@@ -57,6 +66,7 @@ class InterceptSDPA(TorchFunctionMode):
     def _call(self, site: str, arguments: dict) -> AttentionCall:
         if arguments.get("dropout_p") or arguments.get("is_causal") or arguments.get("enable_gqa"):
             raise RuntimeError("attention with dropout, a causal mask or grouped queries cannot be steered")
+        arguments = _as_autocast(arguments)
         query, key, scale = arguments["query"], arguments["key"], arguments.get("scale")
         queries = self.layout.sequences["joint" if site == "joint" else "video"]
         keys = queries if site in ("self", "joint") else self.layout.sequences[site]
@@ -69,40 +79,66 @@ class InterceptSDPA(TorchFunctionMode):
             query, key, arguments["value"], arguments.get("attn_mask"),
             query.shape[-1] ** -0.5 if scale is None else scale, site, self.block, self.context, self.layout, queries, keys,
             self.layout.reference if keys is queries else None, block_input=self.block_input, model=self.model,
+            module=self.module, inputs=self.inputs,
         )  # fmt: skip
 
 
-def replace_attribute(module: nn.Module, name: str, function):
-    """Set an attribute on one instance; the returned undo restores `module.__dict__` to what it was.
+def _as_autocast(arguments: dict) -> dict:
+    """The arguments as SDPA computes with them under `torch.autocast`, which casts its tensors but not those of the kernels
+    that give a log-sum-exp."""
+    device = arguments["query"].device.type
+    if not torch.is_autocast_enabled(device):
+        return arguments
+    dtype = torch.get_autocast_dtype(device)
+    return {
+        k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() and v.dtype != torch.float64 else v
+        for k, v in arguments.items()
+    }
 
-    If somebody else has wrapped the attribute by then, their wrapper stays, and `function.bypassed` tells our part of it
-    to pass calls through.
+
+class Wrapper:
+    """A function that stands in the place of an attribute of one object; a copy of the object gets the attribute's own
+    function back. bypassed: calls are passed through to what was there before.
     """
-    function.bypassed = False
-    was_set, before = name in module.__dict__, module.__dict__.get(name)
-    module.__dict__[name] = function
+
+    def __init__(self, owner, name: str, function):
+        functools.update_wrapper(self, getattr(owner, name))  # others read its signature
+        self.before = owner.__dict__.get(name)
+        self.owner, self.name, self.function, self.bypassed = owner, name, function, False
+
+    def __call__(self, *args, **kwargs):
+        return (self.__wrapped__ if self.bypassed else self.function)(*args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        copied = memo.get(id(self.owner))
+        if copied is None:  # the function alone is copied
+            return self
+        if self.before is not None:
+            return copy.deepcopy(self.before, memo)
+        return types.MethodType(getattr(type(copied), self.name), copied)
+
+
+def replace_attribute(owner, name: str, function):
+    """Set a function attribute on one instance; the returned undo restores `owner.__dict__` to what it was.
+
+    If somebody else has wrapped the attribute by then, their wrapper stays, and our part of it passes calls through.
+    """
+    wrapper, was_set = Wrapper(owner, name, function), name in owner.__dict__
+    owner.__dict__[name] = wrapper
 
     def undo():
-        if module.__dict__.get(name) is not function:
-            function.bypassed = True
+        if owner.__dict__.get(name) is not wrapper:
+            wrapper.bypassed = True
         elif was_set:
-            module.__dict__[name] = before
+            owner.__dict__[name] = wrapper.before
         else:
-            del module.__dict__[name]
+            del owner.__dict__[name]
 
     return undo
 
 
 def refuse_unseen(transformer: nn.Module) -> None:
-    """Raise RuntimeError if the attention of a transformer runs where its calls cannot be seen."""
-    for block, _, module in attention_modules(transformer):
-        processor = getattr(module, "processor", None)
-        backend = getattr(processor, "_attention_backend", None)
-        backend = getattr(backend, "value", backend)
-        if backend is not None and backend not in BACKENDS:
-            raise RuntimeError(
-                f"block {block.name} uses the attention backend {backend!r}, whose calls cannot be seen; call "
-                f'transformer.set_attention_backend("native") first (allowed: {", ".join(sorted(BACKENDS))})'
-            )
-        if getattr(processor, "_parallel_config", None) is not None:
+    """Raise RuntimeError if the tokens of a transformer are spread over several devices."""
+    for _, _, module in attention_modules(transformer):
+        if getattr(getattr(module, "processor", None), "_parallel_config", None) is not None:
             raise RuntimeError("a transformer with context parallelism cannot be steered: its tokens are spread out")

@@ -1,6 +1,9 @@
-"""Exact softmax attention with its log-sum-exp, and with a bias on one key group, without an L x L tensor.
+"""Exact softmax attention with its log-sum-exp, and with biases on groups of keys, without an L x L tensor.
 
 Logits are z = scale q k^T (+ mask). All functions take query (B, H, Lq, D), key (B, H, Lk, D), value (B, H, Lk, E).
+
+The kernels hand out a log-sum-exp that carries no gradient. Where one is needed, biases are put into one more feature of
+queries and keys instead of into the weights of a merge, which is as exact in float32 and differentiable.
 """
 
 from __future__ import annotations
@@ -70,6 +73,10 @@ def biased_attention(query, key, value, keys: slice, bias, mask=None, scale: flo
     multiplications as plain attention, no L x L bias. Same dtype as the query.
     """
     start, stop = keys.start, keys.stop
+    if _needs_gradient(query, key, value, bias):
+        members = torch.zeros(1, key.shape[2], dtype=torch.bool, device=key.device)
+        members[:, start:stop] = True
+        return _attention_with_bias_features(query, key, value, [(members, bias)], mask, scale)
 
     def rest(x, axis):
         if x is None or x.shape[axis] == 1:
@@ -85,3 +92,54 @@ def biased_attention(query, key, value, keys: slice, bias, mask=None, scale: flo
     weight = torch.sigmoid(torch.nan_to_num(lse_a + bias.to(lse_a) - lse_b, nan=0.0))[..., None]
     # Written as one interpolation: exact where one side has no weight.
     return torch.lerp(out_b.to(weight.dtype), out_a.to(weight.dtype), weight).to(query.dtype)
+
+
+def group_biased_attention(query, key, value, groups, mask=None, scale: float | None = None):
+    """Attention with a bias on each of several groups of keys, which may overlap.
+
+    groups: (members (1 or B, Lk) bool, bias (Lq,)) pairs. Keys with the same biases are attended to together, and the
+    parts are merged with softmax(lse_c + bias_c). Same dtype as the query.
+    """
+    if _needs_gradient(query, key, value, *(bias for _, bias in groups)):
+        return _attention_with_bias_features(query, key, value, groups, mask, scale)
+    batch = max(members.shape[0] for members, _ in groups)
+    member = torch.stack([members.expand(batch, -1) for members, _ in groups], dim=-1)  # (1 or B, Lk, G)
+    outs, lses = [], []
+    for signature in member.flatten(0, 1).unique(dim=0):
+        inside = (member == signature).all(-1)  # (1 or B, Lk)
+        chosen = inside.any(0).nonzero().flatten()
+        part = mask if mask is None or mask.shape[-1] == 1 else mask[..., chosen]
+        if not bool(inside[:, chosen].all()):  # samples differ in length
+            own = inside[:, chosen][:, None, None]
+            part = own if part is None else _and(part, own)
+        out, lse = attention_with_lse(query, key[:, :, chosen], value[:, :, chosen], part, scale)
+        bias = sum(bias.to(lse) for (_, bias), on in zip(groups, signature.tolist(), strict=True) if on)
+        outs.append(out)
+        lses.append(lse + bias)
+    weights = torch.stack(lses).softmax(0).nan_to_num(0.0)[..., None]  # a row without any key gets zeros
+    return sum(w * out.to(w.dtype) for w, out in zip(weights, outs, strict=True)).to(query.dtype)
+
+
+def _and(mask, own):
+    """A bool or additive mask that also shuts out the keys that are not `own`."""
+    if mask.dtype == torch.bool:
+        return mask & own
+    return mask.masked_fill(~own, float("-inf"))
+
+
+def _needs_gradient(*tensors) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _attention_with_bias_features(query, key, value, groups, mask, scale):
+    """The same, differentiable: one more feature per group, bias / scale on the query's side and 0 or 1 on the key's."""
+    dtype = query.dtype
+    exact = torch.promote_types(dtype, torch.float32)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query, key, value = (x.to(exact) for x in (query, key, value))
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(exact)
+    more = [(bias.to(query) / scale)[None, None, :, None].expand(*query.shape[:3], 1) for _, bias in groups]
+    own = [members.to(key)[:, None, :, None].expand(*key.shape[:3], 1) for members, _ in groups]
+    query, key = torch.cat([query, *more], -1), torch.cat([key, *own], -1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).to(dtype)

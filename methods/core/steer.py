@@ -5,207 +5,77 @@ wrapped: where no method is active it calls the module's own forward and nothing
 function mode that rewrites `F.scaled_dot_product_attention`. A pre-hook on the transformer reads the token layout, the
 denoising step and the guidance branch of each forward pass. Leaving the context puts every forward back.
 
-What a method can do is written in `method_protocol.Method`.
+What a method can do is written in `method_protocol.Method`; the work is done by a `controller.Controller` per transformer.
+A method is never silently off: a pass that does not run an attention in which one was to act raises, and so does a call of
+the pipeline in which a method never acted.
 """
 
 from __future__ import annotations
 
-import functools
+import sys
+import warnings
 import weakref
+from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
-from ..families import (
-    Block,
-    Layout,
-    attention_modules,
-    block_modules,
-    describe,
-    family_of,
-    inputs_by_name,
-    layout_of,
-)
-from .attention_call import BlockInput
-from .forward_context import ForwardContext, StepCounter, read_context
-from .interception import InterceptSDPA, refuse_unseen, replace_attribute
+from ..families import describe, family_of
+from .controller import Attached, Controller, controllers
+from .interception import replace_attribute
+from .report import Report
 
 
-@dataclass(frozen=True)
-class Attached:
-    """A method on a transformer, with what the caller of `steer` said about the model.
+class Steering:
+    """One open context. `report()` says where each method acted so far, `target` is the pipeline or transformer."""
 
-    owner: the `with` block that attached it. steps, image_tokens: see `steer`.
-    """
+    def __init__(self, target, methods, allow_inactive: bool):
+        self.target, self.allow_inactive = target, allow_inactive
+        self.names = method_names(methods)
+        self.methods = dict(zip(self.names, methods, strict=True))
+        self.counts = Report(tuple(self.names))
+        self._before = Counter()
+        self._seen_before = 0
 
-    owner: object
-    method: object
-    steps: int | None
-    image_tokens: int | None
+    def report(self) -> Report:
+        """Where each method acted, and what was seen: a `Report`, which prints as text."""
+        return self.counts
 
-
-class Controller:
-    """All that is attached to one transformer, and the forward pass that is running.
-
-    called_module: what the pipeline calls, the transformer itself or its compiled version.
-    in_extra_pass: a method is running the transformer once more.
-    """
-
-    def __init__(self, transformer: nn.Module, called_module: nn.Module):
-        self.transformer, self.called_module, self.model = transformer, called_module, describe(transformer)
-        self.attached: list[Attached] = []  # in the order in which they act
-        self.pipe = lambda: None
-        self.undo = ExitStack()
-        self.counter = StepCounter()
-        self.cache_context: str | None = None  # the name under which the pipeline runs the transformer
-        self.in_extra_pass = self.blocks_wrapped = False
-        self._end_pass()
-
-    def _end_pass(self) -> None:
-        self.context: ForwardContext | None = None
-        self.layout: Layout | None = None
-        self.block_input: BlockInput | None = None
-        self.pipeline_inputs: dict | None = None  # what the pipeline gave,
-        self.model_inputs: dict | None = None  # and what the transformer was given
-
-    # Installing --------------------------------------------------------------------------------------------------
-    def install(self) -> None:
-        """Wrap every attention module and watch the transformer's forward."""
-        refuse_unseen(self.transformer)
-        for block, kind, module in attention_modules(self.transformer):
-            self.undo.callback(replace_attribute(module, "forward", self._wrapped_attention(module, block, kind)))
-        if hasattr(self.transformer, "cache_context"):
-            self.undo.callback(replace_attribute(self.transformer, "cache_context", self._noted_cache_context()))
-        for handle in (
-            self.called_module.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.called_module.register_forward_hook(self._after, with_kwargs=True),
-        ):
-            self.undo.callback(handle.remove)
-
-    def wrap_blocks(self) -> None:
-        """Wrap the blocks too, for methods with `edit_block` or `reads_block_input`."""
-        if not self.blocks_wrapped:
-            self.blocks_wrapped = True
-            for block, module in block_modules(self.transformer):
-                self.undo.callback(replace_attribute(module, "forward", self._wrapped_block(module, block)))
-
-    def _wrapped_attention(self, module, block, kind):
-        original = module.forward
-        sites = {"self": ["self"], "joint": ["joint"], "cross": ["image", "text"]}[kind]
-        if kind == "cross" and getattr(module, "add_k_proj", None) is None:
-            sites = ["text"]
-
-        @torch.compiler.disable
-        @functools.wraps(original)
-        def forward(*args, **kwargs):
-            if forward.bypassed:
-                return original(*args, **kwargs)
-            methods = {site: self._active_methods(block, site) for site in sites}
-            if not any(methods.values()):
-                return original(*args, **kwargs)
-            where = self.model, block, self.context, self.layout_now(), self.block_input
-            with InterceptSDPA(methods, *where) as intercepted:
-                out = original(*args, **kwargs)
-            if intercepted.count != len(sites):
-                raise RuntimeError(
-                    f"block {block.name}: {intercepted.count} calls of scaled dot-product attention instead of "
-                    f"{len(sites)}: a cache or an attention backend kept the method from acting"
-                )
-            return out
-
-        return forward
-
-    def _wrapped_block(self, module, block):
-        original = module.forward
-
-        @torch.compiler.disable
-        def edited(hidden_states, encoder_hidden_states):
-            for method in [a.method for a in self.attached if hasattr(a.method, "edit_block")]:
-                hidden_states = method.edit_block(
-                    self.model, self.context_now(), block, self.layout_now().grid, hidden_states, encoder_hidden_states
-                )
-            self.block_input = BlockInput(hidden_states, encoder_hidden_states)
-            return hidden_states
-
-        @functools.wraps(original)
-        def forward(hidden_states, encoder_hidden_states, *args, **kwargs):
-            if not forward.bypassed:
-                hidden_states = edited(hidden_states, encoder_hidden_states)
-            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
-
-        return forward
-
-    def _active_methods(self, block: Block, site: str) -> list:
-        context = self.context_now()
-        return [a.method for a in self.attached if a.method.active(self.model, context, block, site)]
-
-    def _noted_cache_context(self):
-        original = self.transformer.cache_context
-
-        @contextmanager
-        def cache_context(name, **kwargs):
-            self.cache_context = name
-            try:
-                with original(name, **kwargs):
-                    yield
-            finally:
-                self.cache_context = None
-
-        return cache_context
-
-    # Each forward pass of the transformer ------------------------------------------------------------------------
-    def context_now(self) -> ForwardContext:
-        """The context of the forward pass that runs. Raises RuntimeError if none does."""
-        if self.context is None:
-            raise RuntimeError("the attention ran outside a forward of the transformer; steer before compiling it")
-        return self.context
-
-    def layout_now(self) -> Layout:
-        """The layout of the forward pass that runs, worked out when a method first acts in it."""
-        if self.layout is None:
-            self.layout = layout_of(self.transformer, self.model_inputs, self._image_tokens())
-        return self.layout
-
-    def _image_tokens(self) -> int | None:
-        stated = next((a.image_tokens for a in self.attached if a.image_tokens is not None), None)
-        if stated is not None:
-            return stated
-        return family_of(self.transformer).image_tokens(self.transformer, self.pipe(), self.context.branch)
-
-    def _before(self, _, args, kwargs):
-        inputs = inputs_by_name(self.transformer, args, kwargs)
-        if not self.in_extra_pass:
-            self.context, self.pipeline_inputs = self._next_context(float(inputs["timestep"].max())), inputs
-            for method in [a.method for a in self.attached if hasattr(a.method, "edit_inputs")]:
-                inputs = method.edit_inputs(self.model, inputs, self.context)
-        self.model_inputs, self.layout, self.block_input = inputs, None, None
-        return (), inputs
-
-    def _next_context(self, timestep: float) -> ForwardContext:
-        steps = next((a.steps for a in self.attached if a.steps is not None), None)
-        self.counter.advance(self.pipe(), timestep, steps)
-        return read_context(self.counter, self.transformer, self.pipe(), self.cache_context, timestep)
-
-    def _after(self, _, args, kwargs, output):
-        if self.in_extra_pass:
-            return None
-        for method in [a.method for a in self.attached if hasattr(a.method, "edit_output")]:
-            output = method.edit_output(self.model, self.pipeline_inputs, self.context, output, self._run_extra_pass)
-        self._end_pass()
-        return output
-
-    def _run_extra_pass(self, inputs, branch):
-        context, self.in_extra_pass = self.context, True
-        self.context = replace(context, branch=branch)
-        try:
-            return self.called_module(**(inputs | {"return_dict": False}))[0]
-        finally:
-            self.context, self.in_extra_pass = context, False
+    def end_of_call(self, pipe=None) -> None:
+        """Raise RuntimeError if a method never acted since the last time this was asked, though a forward pass ran."""
+        acted = Counter()
+        for (name, *_), n in self.counts.acted.items():
+            acted[name] += n
+        seen = sum(self.counts.seen.values())
+        idle = [n for n in self.names if acted[n] == self._before[n] and not is_neutral(self.methods[n])]
+        ran, self._before, self._seen_before = seen > self._seen_before, acted, seen
+        if not idle or self.allow_inactive or getattr(pipe, "_interrupt", False):
+            return
+        if not ran and pipe is not None:
+            raise RuntimeError(
+                f"the pipeline ran without the transformer that is steered: {', '.join(idle)} never acted. Was "
+                "pipe.transformer replaced while the context was open?"
+            )
+        if ran:
+            steps = sorted({key[1] for key in self.counts.seen if key[1] is not None})
+            raise RuntimeError(
+                f"{idle[0]} never acted in this run"
+                + (f" of {steps[-1]} steps" if steps else "")
+                + f": {self.methods[idle[0]]} says when and where; blocks seen are "
+                f"{', '.join(dict.fromkeys(key[2] for key in self.counts.seen))}. Give it a wider window or other blocks, "
+                "or allow it by steer(..., allow_inactive=True)"
+            )
 
 
-_controllers: weakref.WeakKeyDictionary[nn.Module, Controller] = weakref.WeakKeyDictionary()
+def method_names(methods) -> list[str]:
+    """A name for each method of a context: its class's, numbered if there are several of a class."""
+    kinds = [type(m).__name__ for m in methods]
+    return [k if kinds.count(k) == 1 else f"{k} {kinds[: i + 1].count(k)}" for i, k in enumerate(kinds)]
+
+
+def is_neutral(method) -> bool:
+    """Whether a method's settings say that it changes nothing."""
+    return bool(getattr(method, "neutral", False))
 
 
 def transformers_of(target) -> list[tuple[nn.Module, nn.Module]]:
@@ -220,51 +90,117 @@ def transformers_of(target) -> list[tuple[nn.Module, nn.Module]]:
 
 
 @contextmanager
-def attach(target, methods, *, steps: int | None = None, image_tokens: int | None = None):
+def attach(target, methods, *, steps=None, image_tokens=None, branches=None, allow_inactive=False):
     """Attach methods or recorders to a pipeline or transformer while the context is open; see `steer`."""
-    owner, pipe = object(), None if isinstance(target, nn.Module) else target
+    methods, pipe = list(methods), None if isinstance(target, nn.Module) else target
     found = transformers_of(target)
+    if branches is not None and (not branches or any(b not in ("cond", "uncond", "both") for b in branches)):
+        raise ValueError(f'branches {branches!r}: allowed are "cond", "uncond" and "both", in the order of the calls')
     for transformer, _ in found:
-        model = describe(transformer)
+        model = describe(transformer, pipe)
         for method in methods:
             method.check(model)
+            _refuse_twice(method, methods, transformer)
+    steering = Steering(target, methods, allow_inactive)
     with ExitStack() as undo:
+        watched = _watch_calls(pipe, steering, undo)
         for method in methods:
             if hasattr(method, "watch"):
                 undo.callback(method.watch(pipe))
         for transformer, called_module in found:
-            controller = _controllers.get(transformer)
-            if controller is None:
-                controller = Controller(transformer, called_module)
-                controller.install()
-                _controllers[transformer] = controller
-            if pipe is not None:
-                controller.pipe = weakref.ref(pipe)
-            controller.attached += [Attached(owner, method, steps, image_tokens) for method in methods]
-            if any(hasattr(m, "edit_block") or getattr(m, "reads_block_input", False) for m in methods):
-                controller.wrap_blocks()
-            undo.callback(_detach, controller, owner)
-        yield
+            _attach_to(transformer, called_module, steering, pipe, undo, steps, image_tokens, branches)
+        yield steering
+        if not watched and pipe is not None:
+            steering.end_of_call()
+        elif pipe is None and not allow_inactive:
+            try:
+                steering.end_of_call()
+            except RuntimeError as error:
+                warnings.warn(str(error), stacklevel=4)
 
 
-def _detach(controller, owner):
-    controller.attached = [a for a in controller.attached if a.owner is not owner]
+def _attach_to(transformer, called_module, steering, pipe, undo, steps, image_tokens, branches) -> None:
+    controller = controllers.get(transformer)
+    if controller is None:
+        controller = Controller(transformer, called_module)
+        controller.install()
+        controllers[transformer] = controller
+    elif controller.called_module is not called_module:
+        raise RuntimeError("the transformer was compiled while it was steered: compile it before, or leave the context")
+    reference = None if pipe is None else weakref.ref(pipe)
+    controller.attached += [
+        Attached(steering, method, name, reference, steps, image_tokens, branches)
+        for name, method in steering.methods.items()
+    ]
+    undo.callback(_detach, controller, steering)
+    if pipe is not None:
+        undo.callback(family_of(transformer).watch(pipe))
+    hooks = ("edit_block", "skip_block")
+    if any(hasattr(m, h) for m in steering.methods.values() for h in hooks) or any(
+        getattr(m, "reads_block_input", False) for m in steering.methods.values()
+    ):
+        controller.wrap_blocks()
+
+
+def _watch_calls(pipe, steering, undo) -> bool:
+    """Ask at the end of every call of a pipeline whether each method acted. False if the pipeline has no such end."""
+    free = getattr(pipe, "maybe_free_model_hooks", None)  # the last thing that a pipeline does
+    if free is None or not hasattr(pipe, "__dict__"):
+        return False
+
+    def ended(*args, **kwargs):
+        out = free(*args, **kwargs)
+        if sys.exc_info()[0] is None:
+            steering.end_of_call(pipe)
+        return out
+
+    undo.callback(replace_attribute(pipe, "maybe_free_model_hooks", ended))
+    return True
+
+
+def _refuse_twice(method, methods, transformer) -> None:
+    """Raise ValueError for a method that cannot act twice and is attached already."""
+    if getattr(method, "once", False):
+        controller = controllers.get(transformer)
+        there = [a.method for a in controller.attached] if controller is not None else []
+        if (there + methods).count(method) > 1:
+            raise ValueError(f"the same {type(method).__name__} is attached already, and it cannot act twice")
+
+
+def _detach(controller, steering):
+    controller.attached = [a for a in controller.attached if a.steering is not steering]
     if not controller.attached:
-        _controllers.pop(controller.transformer, None)
+        controllers.pop(controller.transformer, None)
         controller.undo.close()
 
 
 @contextmanager
-def steer(pipe_or_transformer, *methods, steps: int | None = None, image_tokens: int | None = None):
+def steer(
+    pipe_or_transformer,
+    *methods,
+    steps: int | None = None,
+    image_tokens: int | None = None,
+    branches: tuple[str, ...] | None = None,
+    allow_inactive: bool = False,
+):
     """Apply methods to a diffusers pipeline, or to a transformer alone, inside a `with` block.
 
-    Scales of several methods multiply, then biases add. Contexts nest; leaving one restores the model exactly, also
-    after an exception. Neutral methods and inactive steps leave the output bit-identical.
+    Scales of several methods multiply, then biases add, then outputs are edited in the order of the methods. Contexts
+    nest; leaving one restores the model exactly, also after an exception. Neutral methods and inactive steps leave the
+    output bit-identical. Steering belongs to the transformer, so two pipelines that share one are both steered.
 
     steps: number of denoising steps, needed only for a bare transformer and a method whose window is in fractions.
     image_tokens: image tokens in HunyuanVideo's text stream, needed only without its pipeline.
-    Raises TypeError for a model of another family, ValueError for a method that the model cannot have, RuntimeError for
-    an attention backend or a parallel set-up whose calls cannot be seen.
+    branches: what the calls of one step are, in order, for a loop of one's own that does not name them by
+        `transformer.cache_context`: ("cond",), ("cond", "uncond"), ("both",).
+    allow_inactive: a call of the pipeline in which a method never acts is no error.
+    Yields a `Steering`, whose `report()` says where each method acted.
+    Raises TypeError for a model of another family; ValueError for a method that the model cannot have; RuntimeError for a
+    parallel set-up whose tokens are spread out, for a pass in which something kept a method from acting, and at the end of
+    a call of the pipeline in which a method never acted.
     """
-    with attach(pipe_or_transformer, methods, steps=steps, image_tokens=image_tokens):
-        yield pipe_or_transformer
+    with attach(
+        pipe_or_transformer, methods, steps=steps, image_tokens=image_tokens, branches=branches,
+        allow_inactive=allow_inactive,
+    ) as steering:  # fmt: skip
+        yield steering

@@ -1,4 +1,9 @@
-"""In which denoising steps a method acts: windows as AlignVid's paper and its released code state them."""
+"""In which denoising steps a method acts.
+
+A window is a name (AlignVid's paper: thirds of the steps; with "-by-time" its released code: the time that the model is
+given), a pair (from, to) of shares of the steps, or ("noise", high, low), the steps whose noise level is at most `high` and
+above `low`: the same part of the noise path for every scheduler and number of steps.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +22,32 @@ BY_TIME = "-by-time"
 NAMES = (*FRACTIONS, *(name + BY_TIME for name in TIMES))
 
 
-def check_window(window: str | tuple[float, float]) -> None:
-    """Raise ValueError unless `window` is one of NAMES or (from, to) with 0 <= from < to <= 1."""
+Window = str | tuple[float, float] | tuple[str, float, float]
+
+
+def check_window(window: Window) -> None:
+    """Raise ValueError unless `window` is one of NAMES, (from, to) with 0 <= from < to <= 1, or ("noise", high, low) with
+    1 >= high > low >= 0."""
     if isinstance(window, str):
         if window not in NAMES:
             raise ValueError(
                 f"window {window!r}: allowed are {', '.join(NAMES)} or (from, to) in fractions of the steps"
             )
+        return
+    if not isinstance(window, (tuple, list)) or not all(
+        isinstance(w, (int, float)) and not isinstance(w, bool) for w in window[-2:]
+    ):
+        raise ValueError(
+            f'window {window!r}: allowed are {", ".join(NAMES)}, (from, to) in fractions of the steps or ("noise", high, low)'
+        )
+    if len(window) == 3 and window[0] == "noise":
+        if not 1 >= window[1] > window[2] >= 0:
+            raise ValueError(f'window {window!r}: ("noise", high, low) must satisfy 1 >= high > low >= 0')
     elif not (len(window) == 2 and 0 <= window[0] < window[1] <= 1):
         raise ValueError(f"window {window!r}: (from, to) must satisfy 0 <= from < to <= 1")
 
 
-def in_window(window: str | tuple[float, float], context: ForwardContext, *, by_time: bool = False) -> bool:
+def in_window(window: Window, context: ForwardContext, *, by_time: bool = False) -> bool:
     """Is this forward inside the window? by_time: take a name without "-by-time" as if it had it, as AlignVid's released
     code does. Raises ValueError for a window in which this sampling loop has no step."""
     name = window if isinstance(window, str) else None
@@ -42,6 +61,8 @@ def in_window(window: str | tuple[float, float], context: ForwardContext, *, by_
             if not any(low < t <= high for t in times):
                 raise ValueError(f"window {window!r} has none of the {len(times)} steps: no time of theirs is in it")
         return inside
+    if len(window) == 3 and not isinstance(window, str):
+        return window[2] < context.noise <= window[1]
     inside = _inside(window, context.fraction)
     if (
         not inside

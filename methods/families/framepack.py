@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .family import Family, double_and_single
+from .family import Family, Tiny, double_and_single
+from .hunyuan_video import prompt_text
 from .tokens import Layout, make_layout, sequence, text_sequence, video_frames, video_then_text
 
 
@@ -43,7 +44,44 @@ def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> La
     return make_layout({"joint": joint}, grid, reference)
 
 
+def tiny_model(batch, grid, words):
+    """With history at three resolutions."""
+    from diffusers import HunyuanVideoFramepackTransformer3DModel
+
+    torch.manual_seed(0)
+    model = HunyuanVideoFramepackTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2, num_single_layers=2,
+        num_refiner_layers=1, patch_size=2, patch_size_t=1, text_embed_dim=16, pooled_projection_dim=8,
+        rope_axes_dim=(4, 6, 6), image_condition_type=None, has_image_proj=True, image_proj_dim=8, has_clean_x_embedder=True,
+    )  # fmt: skip
+    f, h, w = grid
+    mask = torch.ones(batch, 9)
+    mask[:, words:] = 0
+    latents = lambda frames: torch.randn(batch, 4, frames, 2 * h, 2 * w)  # noqa: E731
+    return model, dict(
+        hidden_states=latents(f), timestep=torch.full((batch,), 900.0), encoder_hidden_states=torch.randn(batch, 9, 16),
+        encoder_attention_mask=mask, pooled_projections=torch.randn(batch, 8), image_embeds=torch.randn(batch, 3, 8),
+        indices_latents=torch.arange(20, 20 + f), guidance=torch.full((batch,), 6000.0),
+        latents_clean=latents(2), indices_latents_clean=torch.tensor([0, 19]),
+        latents_history_2x=latents(2), indices_latents_history_2x=torch.tensor([17, 18]),
+        latents_history_4x=latents(16), indices_latents_history_4x=torch.arange(1, 17),
+    )  # fmt: skip
+
+
+def tiny_keys(site, grid, words, batch):
+    """Groups of the keys; the padding of a single sample is cut off."""
+    frames, rows, columns = grid
+    size = rows * columns
+    history = ["history"] * (4 * -(-rows // 4) * -(-columns // 4) + -(-rows // 2) * -(-columns // 2))
+    text = ["image"] * 3 + ["text"] * words + ["text_padding"] * (0 if batch == 1 else 9 - words)
+    return history + ["reference"] * size + ["history"] * size + ["video"] * frames * size + text
+
+
 FAMILY = Family(
+    title="FramePack, FramePack-F1",
+    pipelines=("HunyuanVideoFramepackPipeline",),
+    prompt_text=prompt_text,
+    tiny={"framepack": Tiny(tiny_model, ("joint",), tiny_keys)},
     class_name="HunyuanVideoFramepackTransformer3DModel",
     attention={"attn": "joint"},
     blocks=double_and_single,

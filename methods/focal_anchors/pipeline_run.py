@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from dataclasses import dataclass, field
 
@@ -67,8 +66,6 @@ def watch_conditions(pipe):
     has_image_encoder = name == "encode_image"
 
     def noting_prompt(prompt, *args, **kwargs):
-        if noting_prompt.bypassed:
-            return encode_prompt(prompt, *args, **kwargs)
         if isinstance(prompt, list):
             if len(prompt) != 1:
                 raise ValueError(f"FocalGuidance makes one video at a time, not {len(prompt)}")
@@ -81,18 +78,15 @@ def watch_conditions(pipe):
         run.text_slots = out[0].shape[1]
         return out
 
-    @functools.wraps(read_image)  # LowPassGuidance reads the signature
     def noting_image(*args, **kwargs):
-        out = read_image(*args, **kwargs)
-        if not noting_image.bypassed:
-            run = current_run(pipe)
-            if has_image_encoder:
-                run.patches = out[0]
-                run.seen = share_seen(
-                    getattr(pipe, "image_processor", None), kwargs["image"] if "image" in kwargs else args[0]
-                )
-            elif run.image is None:  # only the first: LowPassGuidance encodes filtered images as well
-                run.image = kwargs["image"] if "image" in kwargs else args[0]
+        out, run = read_image(*args, **kwargs), current_run(pipe)
+        if has_image_encoder:
+            run.patches = out[0]
+            run.seen = share_seen(
+                getattr(pipe, "image_processor", None), kwargs["image"] if "image" in kwargs else args[0]
+            )
+        elif run.image is None:  # only the first: LowPassGuidance encodes filtered images as well
+            run.image = kwargs["image"] if "image" in kwargs else args[0]
         return out
 
     undo = [replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, name, noting_image)]
