@@ -120,7 +120,7 @@ FLOW = (
     ["scorers"],
     ["report"],
     ["papers"],
-    ["playground"],
+    ["studies", "playground"],
 )
 
 

@@ -233,16 +233,15 @@ def test_every_command_is_one_that_exists(built):
 
 
 def test_commands_have_the_papers_own_steps_and_guidance(built):
-    def of(paper, table, row):
-        return built[paper].query("table == @table and row == @row")["command"].iloc[0]
+    def of(paper, table, name):
+        row = next(r for r in PAPERS[paper].tables[table].rows if r.row == name)
+        return command(row, PAPERS[paper].backbones[row.backbone], PARAMETERS, PUBLISHED, paper)
 
     assert "--steps 40 --guidance 3.5 " in of("dymos", "table1", "Wan 2.2-14B | Ours")
     assert "--steps 40 --guidance 1.0 " in of("alignvid", "table2", "Wan2.1 + AlignVid")
     sampled = "--steps 25 --guidance 10.0 --pipe sampling_type="
-    plain = PAPERS["alignvid"].tables["table2"].rows
     for name, how in (("FramePack", "inverted_anti_drifting"), ("FramePack-F1", "vanilla")):
-        row, model = next(r for r in plain if r.row == name), PAPERS["alignvid"].backbones[name]
-        assert sampled + how in command(row, model, PARAMETERS, PUBLISHED, "alignvid")
+        assert sampled + how in of("alignvid", "table2", name)
     for cells in built.values():
         real = cells[cells["command"].str.contains("methods generate")]
         assert real["command"].str.contains("--guidance ").all()
