@@ -175,6 +175,18 @@ def semantic_layers(backbone: str = "wan-i2v", samples: int = 16, workers: Worke
 
 
 @app.command()
+def attended_words(backbone: str = "wan-i2v", samples: int = 16, drawn: int = 2, workers: Workers = None):
+    """Where video tokens look at each word of the prompt, into results/studies/attended-words."""
+    parameters = load_parameters()
+    from .attention.attended_words import attended_words
+    from .videos.generate import default_executor
+
+    with default_executor(workers) as executor:
+        out = attention_study_folder("attended-words", _backbone(parameters, backbone))
+        attended_words(parameters, backbone, executor, samples=samples, drawn=drawn, out=out)
+
+
+@app.command()
 def foreground(
     backbone: str = "wan-i2v",
     samples: int = 50,

@@ -8,7 +8,8 @@ front, so that `blur` and `cogvideox-blur` are one study on two lineages. `resul
     <results>/sweeps/<lineage>/<study>/scores.csv           also strips.webp, attention-cells.csv, -steps.csv, -frames.csv
     <results>/<notebook>/<notebook>.ipynb                   also its figures and tables
     <results>/claims/                                       claims.md, claims.csv, ledger.csv
-    results/studies/<study of attention>/<lineage>/*.csv    token-maps, semantic-layers, foreground, keyword-anchors
+    results/studies/<study of attention>/<lineage>/*.csv    token-maps, semantic-layers, foreground, attended-words,
+                                                       keyword-anchors
     results/autoencoder/<lineage>.csv
     results/bench/*.csv
 """
@@ -25,7 +26,7 @@ SMALL, FULL = Path("results"), Path("results/full")
 SMALL_RUNS, FULL_RUNS = Path("runs"), Path("runs/full")
 SCORES, STRIPS = "scores.csv", "strips.webp"
 CELLS, STEPS, FRAMES = "attention-cells.csv", "attention-steps.csv", "attention-frames.csv"
-ATTENTION_STUDIES = ("token-maps", "semantic-layers", "foreground", "keyword-anchors")
+ATTENTION_STUDIES = ("token-maps", "semantic-layers", "foreground", "attended-words", "keyword-anchors")
 
 
 def lineage_of(backbone: str) -> str:
