@@ -7,5 +7,11 @@ from .core.steer import steer
 from .dymos import DyMoS
 from .focal_guidance import FocalGuidance
 from .low_pass_guidance import LowPassGuidance
+from .perturbed_attention import PerturbedAttentionGuidance
+from .skip_layer import SkipLayerGuidance, SkipUnconditional
+from .smoothed_energy import SmoothedEnergyGuidance
 
-__all__ = ["AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "blur_image", "record", "steer"]
+__all__ = [
+    "AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "PerturbedAttentionGuidance", "SkipLayerGuidance",
+    "SkipUnconditional", "SmoothedEnergyGuidance", "blur_image", "record", "steer",
+]  # fmt: skip
