@@ -5,6 +5,7 @@ from .blur import blur_image
 from .core.record import record
 from .core.steer import steer
 from .dymos import DyMoS
+from .enhance_a_video import EnhanceAVideo
 from .focal_guidance import FocalGuidance
 from .low_pass_guidance import LowPassGuidance
 from .perturbed_attention import PerturbedAttentionGuidance
@@ -12,6 +13,6 @@ from .skip_layer import SkipLayerGuidance, SkipUnconditional
 from .smoothed_energy import SmoothedEnergyGuidance
 
 __all__ = [
-    "AlignVid", "DyMoS", "FocalGuidance", "LowPassGuidance", "PerturbedAttentionGuidance", "SkipLayerGuidance",
-    "SkipUnconditional", "SmoothedEnergyGuidance", "blur_image", "record", "steer",
+    "AlignVid", "DyMoS", "EnhanceAVideo", "FocalGuidance", "LowPassGuidance", "PerturbedAttentionGuidance",
+    "SkipLayerGuidance", "SkipUnconditional", "SmoothedEnergyGuidance", "blur_image", "record", "steer",
 ]  # fmt: skip
