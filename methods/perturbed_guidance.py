@@ -30,10 +30,11 @@ class PerturbedGuidance:
     """The part that is common; a subclass says what is perturbed, in hooks that act where `own_pass(context)`.
 
     scale: s, a finite number; 0 changes nothing, and no pass is run.
-    blocks: which are perturbed, as in AlignVid.
+    blocks: which are perturbed, as in AlignVid. There is no default: none is published that holds for several models.
     window: in which steps; see core/step_windows.py.
     rescale: r in [0, 1], the result is multiplied by r std(c) / std(result) + 1 - r, sample by sample, as in diffusers'
-        guiders; STG's released code has 0.7. It needs the guidance scale.
+        guiders; STG's released code has 0.7. It needs the guidance scale. A guidance_rescale of the pipeline's own compares
+        with c + scale (c - p).
     Methods with `joins_extra_passes`, such as AlignVid and DyMoS, act in the perturbed pass as in the conditional one, so
     that the difference is the perturbation alone. Recorders do not see it. List it after methods that combine predictions
     themselves, such as low-pass guidance.
@@ -43,7 +44,7 @@ class PerturbedGuidance:
 
     scale: float
     _: dataclasses.KW_ONLY
-    blocks: str | tuple[int | str, ...] = "all"
+    blocks: str | tuple[int | str, ...]
     window: str | tuple[float, float] | tuple[str, float, float] = "all"
     rescale: float = 0.0
 
@@ -95,7 +96,7 @@ class PerturbedGuidance:
         """Run the perturbed pass after the conditional one, and add scale (c - p) to both predictions."""
         if self.neutral or context.extra is not None or not in_window(self.window, context):
             return output
-        controller, sample = run.controller, output[0]
+        controller, sample = run.controller, output if torch.is_tensor(output) else output[0]
         if context.branch == "uncond":
             return _with_sample(output, self._uncond(controller, context, sample))
         self._refuse_later(controller)
@@ -150,6 +151,8 @@ class PerturbedGuidance:
     def _scale(self, context) -> float:
         """w of u + w (c - u)."""
         guider = getattr(context.pipe, "guider", None)
+        if getattr(context.pipe if guider is None else guider, "guidance_rescale", 0):
+            raise ValueError(f"{self.label} rescale={self.rescale}: the pipeline's own guidance_rescale is on as well")
         if guider is not None:
             return guider.guidance_scale + (1 if guider.use_original_formulation else 0)
         if context.guidance is None:
@@ -184,5 +187,7 @@ def _exact(x: torch.Tensor) -> torch.Tensor:
 
 
 def _with_sample(output, sample: torch.Tensor):
-    """A transformer's output, tuple or dataclass, with another prediction."""
-    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
+    """A transformer's output, tensor, tuple or dataclass, with another prediction; what else is in it, as audio, stays."""
+    if torch.is_tensor(output):
+        return sample
+    return (sample, *output[1:]) if isinstance(output, tuple) else type(output)(**(dict(output) | {"sample": sample}))

@@ -12,7 +12,7 @@ from guided_steps import Watcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exactness import close
-from tiny_pipelines import build, video
+from tiny_pipelines import PIPELINES, build, video
 
 from methods import AlignVid, DyMoS, NormalizedAttentionGuidance, SkipLayerGuidance, record, steer
 from methods.families import describe
@@ -143,6 +143,24 @@ def test_it_acts_in_the_perturbed_pass_too():
     table = steering.report().to_frame()
     acted = table[(table.acted > 0) & (table.method == "NormalizedAttentionGuidance")]
     assert set(acted.branch) == {"cond", "skiplayer"}
+
+
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith("ltx-") and n != "ltx-2"])
+def test_in_one_batch_the_conditional_half_is_guided_away_from_the_other_halfs_prompt(name):
+    """Padding is masked there: z- is what the unconditional half's keys, values and mask give the conditional queries."""
+    pipe, inputs = build(name)
+    watcher, seen = Watcher(), 0
+    with steer(pipe, NormalizedAttentionGuidance(), watcher):
+        video(pipe, inputs, 1)
+    for call, out in watcher.seen:
+        expected = call.compute().double()
+        if call.site == "text":
+            z = call.scale * call.query[1:].double() @ call.key[:1].double().mT
+            away, seen = (z + call.mask[:1].double()).softmax(-1) @ call.value[:1].double(), seen + 1
+            for token in range(expected.shape[2]):
+                expected[1, :, token] = explicit(expected[1, :, token], away[0, :, token], 11.0, 2.5, 0.25)
+        close(out, expected, torch.float32)
+    assert seen
 
 
 @pytest.mark.parametrize("name", ["cogvideox-i2v", "hunyuan-1.5", "framepack"])

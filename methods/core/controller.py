@@ -279,7 +279,7 @@ class Controller:
             self._end_pass()
             return None
         self._check_entered()
-        self.prediction = output[0]
+        self.prediction = output if torch.is_tensor(output) else output[0]
         for a in self._acting("edit_output"):
 
             def run(inputs, branch, name=None, *, method=a.method):
