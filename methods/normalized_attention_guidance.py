@@ -36,7 +36,7 @@ class NegativePrompt:
 @dataclass(frozen=True)
 class NormalizedAttentionGuidance:
     """Text attention of the conditional branch becomes alpha z' + (1 - alpha) z+, z' = scale z+ - (scale - 1) z-, with z'
-    shortened to tau |z+| where it is longer (Eqs. 7 to 10).
+    shortened to tau |z+| where it is longer.
 
     z+ and z- are the outputs of one query for the prompt and the negative prompt, all heads together; |.| is the L1 norm of a
     token.

@@ -14,10 +14,10 @@ from .perturbed_guidance import PerturbedGuidance
 
 @dataclass(frozen=True)
 class PerturbedAttentionGuidance(PerturbedGuidance):
-    """In the perturbed pass the self-attention map of `blocks` is the identity: the output is the value (section 4).
+    """In the perturbed pass the self-attention map of `blocks` is the identity: the output is the value.
 
-    scale, blocks, window, rescale: see PerturbedGuidance. The paper takes 3 and the innermost block of a U-Net; it has no
-    setting for a video model. diffusers' guider takes 2.8 and the steps from 1 % to 20 %.
+    scale, blocks, window, rescale: see PerturbedGuidance. diffusers' pipelines for images take scale 3 and
+    the middle block of a U-Net, its guider 2.8 and the steps from 1 % to 20 %. No setting for a video model was found.
     In joint attention the latent tokens do not see each other, but themselves and the text and image tokens, as in
     diffusers' PAGJointAttnProcessor2_0; logits keep what other methods made of them. Text queries stay as they are.
     """

@@ -3,7 +3,7 @@
 Pipelines make g = u + w (c - u) of an unconditional prediction u and a conditional one c, or take c alone. Here one more
 conditional pass with the perturbation gives p, and the result becomes g + scale (c - p), as in diffusers' guiders. The
 same tensor is added to u and to c, so that the pipeline's formula gives the sum whatever w is and wherever it is applied:
-in two passes, in one batch, or without guidance.
+in two passes, in one batch, or without guidance. (Without guidance diffusers' guiders begin at p: their scale is ours + 1.)
 """
 
 from __future__ import annotations

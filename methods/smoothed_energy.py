@@ -17,7 +17,7 @@ INFINITE = 9999.0  # above it the released code takes the mean
 
 @dataclass(frozen=True)
 class SmoothedEnergyGuidance(PerturbedGuidance):
-    """In the perturbed pass the queries of `blocks` are blurred by a Gaussian over rows and columns (Eq. 12).
+    """In the perturbed pass the queries of `blocks` are blurred by a Gaussian over rows and columns.
 
     scale, blocks, window, rescale: see PerturbedGuidance. The released code (github SusungHong/SEG-SDXL at cf8256d) takes
     scale 3, sigma infinite and the middle block of SDXL's U-Net.

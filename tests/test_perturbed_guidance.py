@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate1d
 from test_exactness import close, reference_bias, scaling
+from test_never_silently_off import mag_cache
 from tiny_pipelines import build, video
 
 from methods import (
@@ -74,9 +76,16 @@ def combined(passes, transformer, scale, s, rescale=0.0, block=1):
         uncond, cond = cond.chunk(2)
     with without_block(transformer, block), torch.inference_mode():
         perturbed = transformer(**inputs)[0]
-    plain = cond.double() if uncond is None else uncond.double() + w * (cond.double() - uncond.double())
-    result = plain + s * (cond.double() - perturbed.double())
-    return rescale_noise_cfg(result, cond.double(), rescale)
+    guider = diffusers.SkipLayerGuidance(
+        guidance_scale=w if uncond is not None else 0.0, skip_layer_guidance_scale=s, skip_layer_guidance_layers=[block],
+        guidance_rescale=rescale, use_original_formulation=uncond is None,
+    )  # fmt: skip
+    given = [x if x is None else x.double() for x in (cond, uncond, perturbed)]
+    plain = given[0] if uncond is None else given[1] + w * (given[0] - given[1])
+    result = plain + s * (given[0] - given[2])
+    expected = result if rescale == 0 else rescale_noise_cfg(result, given[0], rescale)
+    assert s == 0 or torch.allclose(guider.forward(*given).pred, expected, atol=1e-9)
+    return expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -170,6 +179,17 @@ def test_with_a_perturbation_that_perturbs_nothing_guidance_is_plain(monkeypatch
             expected = video(pipe, inputs, 2)
         with steer(pipe, *shared, SkipLayerGuidance(2.0, blocks=[1])):
             assert torch.allclose(video(pipe, inputs, 2), expected, atol=1e-4), name
+
+
+def test_the_perturbed_pass_does_not_move_the_caches_of_the_ordinary_ones(monkeypatch):
+    monkeypatch.setattr(SkipLayerGuidance, "perturbs", lambda *_: False)
+    pipe, inputs = build("wan2.1-i2v")
+    uncached = video(pipe, inputs, 12)
+    pipe.transformer.enable_cache(mag_cache(1.01, threshold=0.06, retention_ratio=0.2, max_skip_steps=3))
+    plain = video(pipe, inputs, 12)
+    assert not torch.allclose(plain, uncached, atol=1e-3)
+    with steer(pipe, SkipLayerGuidance(2.0, blocks=[1])):
+        assert torch.allclose(video(pipe, inputs, 12), plain, atol=1e-4)
 
 
 def test_a_method_that_combines_predictions_must_come_first():
