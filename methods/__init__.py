@@ -7,12 +7,21 @@ from .cfg_zero_star import CFGZeroStar
 from .core.record import record
 from .core.steer import steer
 from .dymos import DyMoS
+from .enhance_a_video import EnhanceAVideo
 from .focal_guidance import FocalGuidance
 from .low_pass_guidance import LowPassGuidance
+from .normalized_attention_guidance import NormalizedAttentionGuidance
 from .overlay import save_overlay
+from .perturbed_attention import PerturbedAttentionGuidance
 from .reference_amplitude import ReferenceAmplitude
 from .reference_compression import h264_image, jpeg_image
 from .reference_noise import ReferenceNoise
+from .skip_layer import SkipLayerGuidance, SkipUnconditional
+from .smoothed_energy import SmoothedEnergyGuidance
 
-__all__ = ["AdaptiveProjectedGuidance", "AlignVid", "CFGZeroStar", "DyMoS", "FocalGuidance", "LowPassGuidance",
-           "ReferenceAmplitude", "ReferenceNoise", "blur_image", "h264_image", "jpeg_image", "record", "save_overlay", "steer"]  # fmt: skip
+__all__ = [
+    "AdaptiveProjectedGuidance", "AlignVid", "CFGZeroStar", "DyMoS", "EnhanceAVideo", "FocalGuidance", "LowPassGuidance",
+    "NormalizedAttentionGuidance", "PerturbedAttentionGuidance", "ReferenceAmplitude", "ReferenceNoise", "SkipLayerGuidance",
+    "SkipUnconditional", "SmoothedEnergyGuidance", "blur_image", "h264_image", "jpeg_image", "record", "save_overlay",
+    "steer",
+]  # fmt: skip

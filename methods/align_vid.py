@@ -64,6 +64,7 @@ class AlignVid:
 
     name: ClassVar[str] = "alignvid"
     label: ClassVar[str] = "AlignVid"
+    joins_extra_passes: ClassVar[bool] = True
 
     gamma: float
     _: dataclasses.KW_ONLY

@@ -42,6 +42,7 @@ class DyMoS:
 
     name: ClassVar[str] = "dymos"
     label: ClassVar[str] = "DyMoS"
+    joins_extra_passes: ClassVar[bool] = True
 
     gamma: float
     _: dataclasses.KW_ONLY

@@ -72,6 +72,7 @@ class Controller:
         self.block_input: BlockInput | None = None
         self.pipeline_inputs: dict | None = None  # what the pipeline gave,
         self.model_inputs: dict | None = None  # and what the transformer was given
+        self.prediction: torch.Tensor | None = None  # what the transformer itself returned, before methods edit it
         self.entered: set[tuple[int, str]] = set()
 
     @property
@@ -279,6 +280,7 @@ class Controller:
             return None
         self._check_entered()
         edited = self.model_inputs
+        self.prediction = output if torch.is_tensor(output) else output[0]
         for a in self._acting("edit_output"):
 
             def run(inputs, branch, name=None, *, method=a.method):
