@@ -35,6 +35,10 @@ def forward(model, inputs):
     return model(**inputs, return_dict=False)[0]
 
 
+def is_joint(name):
+    return FAMILIES[name].sites == ("joint",)
+
+
 def sites_of(name):
     return list(FAMILIES[name].sites)
 

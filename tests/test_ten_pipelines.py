@@ -1,4 +1,4 @@
-"""Ten whole pipelines, steered and recorded: neutral and recorded runs are bit-identical, and nothing stays behind."""
+"""Whole pipelines, steered and recorded: neutral and recorded runs are bit-identical, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = [AlignVid(1.5, window=(0, 0.7), blocks="all"), DyMoS(1.5, steps=0.7)]
 
 
 def methods_for(name, methods):
-    return [m for m in methods if name != "wan-t2v" or not isinstance(m, DyMoS)]
+    return [m for m in methods if not name.endswith("t2v") or not isinstance(m, DyMoS)]
 
 
 def attributes(pipe):
@@ -58,7 +58,7 @@ def test_a_pipeline_is_steered_recorded_and_itself_again(name):
     assert set(table.samples) == {sections}
 
 
-@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith(("wan", "cogvideox"))])
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith(("wan", "cogvideox", "ltx"))])
 def test_without_guidance_every_call_is_conditional(name):
     pipe, inputs = build(name)
     with record(pipe, queries=2) as recording:
@@ -69,7 +69,7 @@ def test_without_guidance_every_call_is_conditional(name):
     assert (total - 1).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", [n for n in PIPELINES if n != "wan-t2v"])
+@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.endswith("t2v")])
 def test_only_what_a_method_names_is_changed(name, monkeypatch):
     """DyMoS touches the conditional branch in the first steps; AlignVid both branches in its window."""
     pipe, inputs = build(name)
@@ -83,7 +83,7 @@ def test_only_what_a_method_names_is_changed(name, monkeypatch):
     monkeypatch.setattr(AttentionCall, "compute", compute)
     with steer(pipe, DyMoS(1.0, steps=0.34)):
         run(pipe, inputs)
-    batched = name.startswith("cogvideox")
+    batched = name.startswith(("cogvideox", "ltx"))
     assert {(c.context.step, c.context.branch) for c in seen} == {(0, "both" if batched else "cond")}
     count = seen[0].query.shape[0]
     assert all(c.conditional() == slice(count // 2 if batched else 0, count) for c in seen)
@@ -173,3 +173,26 @@ def test_offloading_neither_loses_nor_keeps_the_steering(name, how, when):
             offload(pipe, how)
         assert torch.equal(run(pipe, inputs), expected)
     assert torch.equal(run(pipe, inputs), plain)
+
+
+def test_the_reference_of_ltx_is_told_by_its_time_and_images_for_later_frames_stand_apart():
+    """The tokens whose time the pipeline sets to 0 are those that the layout calls the reference."""
+    pipe, inputs = build("ltx-condition")
+    seen = []
+    handle = pipe.transformer.register_forward_pre_hook(lambda m, a, k: seen.append(k["timestep"]), with_kwargs=True)
+    with steer(pipe, AlignVid(1.2, sites=("self",), window="all", blocks=[0])), pytest.MonkeyPatch.context() as patch:
+        layouts, plain = [], AttentionCall.compute
+        patch.setattr(AttentionCall, "compute", lambda self: (layouts.append(self), plain(self))[1])
+        run(pipe, inputs)
+    handle.remove()
+    assert len(layouts) == len(seen) == STEPS
+    for call, time in zip(layouts, seen, strict=True):
+        assert call.reference == slice(6, 12) and call.layout.grid == (2, 2, 3)
+        assert ((time[-1] == 0) == call.keys.where("reference")[0]).all()
+        assert call.keys.where("history")[0].tolist() == [True] * 6 + [False] * 12
+
+
+def test_a_method_that_needs_a_reference_is_refused_where_a_pipeline_gives_none():
+    pipe, _ = build("ltx-t2v")
+    with pytest.raises(ValueError, match="needs a reference frame"), steer(pipe, DyMoS(1.0)):
+        pass

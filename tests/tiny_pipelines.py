@@ -1,4 +1,4 @@
-"""Ten tiny random pipelines of the five families, from real classes, offline; 48 x 32 pixels give a 2 x 3 token grid."""
+"""Tiny random pipelines, from real classes, offline; 48 x 32 pixels, or 96 x 64, give a 2 x 3 token grid."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
@@ -15,9 +16,13 @@ from diffusers import (
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoImageToVideoPipeline,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXPipeline,
     WanImageToVideoPipeline,
     WanPipeline,
 )
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from families import make
 from PIL import Image
 from transformers import (
@@ -214,6 +219,28 @@ def _cogvideox(name):
     return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "max_sequence_length": 6}
 
 
+def _ltx(name):
+    """Its pipelines want sides that are multiples of 32: 96 x 64 pixels and 9 frames give 2 x 2 x 3 tokens."""
+    tokenizer, text_encoder = _t5(16)
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False), patch_size=4, patch_size_t=1,
+    )  # fmt: skip
+    parts = dict(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
+        transformer=make("ltx-i2v")[0],
+    )  # fmt: skip
+    image = Image.new("RGB", (96, 64), (200, 90, 30))
+    inputs = {"height": 64, "width": 96, "max_sequence_length": 8}
+    if name == "ltx-t2v":
+        return LTXPipeline(**parts), inputs
+    if name == "ltx-i2v":
+        return LTXImageToVideoPipeline(**parts), inputs | {"image": image}
+    conditions = [LTXVideoCondition(image), LTXVideoCondition(image.rotate(90), frame_index=8, strength=0.8)]
+    return LTXConditionPipeline(**parts), inputs | {"conditions": conditions}
+
+
 PIPELINES = {
     "wan2.1-i2v": lambda: _wan("wan2.1-i2v"),
     "wan2.2-a14b": lambda: _wan("wan2.2-a14b"),
@@ -225,6 +252,9 @@ PIPELINES = {
     "framepack": lambda: _framepack("inverted_anti_drifting"),
     "framepack-f1": lambda: _framepack("vanilla"),
     "cogvideox-i2v": lambda: _cogvideox("cogvideox-i2v"),
+    "ltx-i2v": lambda: _ltx("ltx-i2v"),
+    "ltx-condition": lambda: _ltx("ltx-condition"),
+    "ltx-t2v": lambda: _ltx("ltx-t2v"),
 }
 
 
@@ -238,7 +268,7 @@ def build(name):
     pipe.set_progress_bar_config(disable=True)
     inputs = {"prompt": "a cat dances", "negative_prompt": "blurry", "num_frames": 9} | inputs
     if name != "hunyuan-1.5":
-        inputs |= {"height": HEIGHT, "width": WIDTH}
+        inputs = {"height": HEIGHT, "width": WIDTH} | inputs
     if not name.startswith(("hunyuan", "framepack")):
         inputs["guidance_scale"] = 3.0
     return pipe, inputs

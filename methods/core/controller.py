@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -107,12 +108,16 @@ class Controller:
                 self.undo.callback(replace_attribute(module, "forward", self._wrapped_block(module, block)))
 
     def _wrapped_attention(self, module, block, kind):
-        original, sites = module.forward, sites_of(module, kind)
+        original, sites = module.forward, self.family.sites_of(module, kind)
 
         @torch.compiler.disable
         def forward(*args, **kwargs):
             self.entered.add((block.index, kind))
             active = {site: self._active(block, site) for site in sites}
+            if any(active.values()) and (block.index, kind) in self.family.left_out(
+                self.transformer, self.model_inputs
+            ):
+                return original(*args, **kwargs)
             acting, backend = any(active.values()), unseen_backend(module)
             self._count(block, active, backend, acting)
             if not acting:
@@ -180,11 +185,16 @@ class Controller:
             self.entered.update((block.index, kind) for kind in self.family.attention.values() if found)
             return bool(found)
 
-        def forward(hidden_states, encoder_hidden_states, *args, **kwargs):
-            hidden_states = edited(hidden_states, encoder_hidden_states)
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        video, text = self.family.block_inputs
+
+        def forward(*args, **kwargs):
+            inputs = dict(zip(names, args, strict=False)) | kwargs
+            inputs[video] = edited(inputs[video], inputs[text])
             if skipped():
-                return (hidden_states, encoder_hidden_states) if self.family.blocks_return_text else hidden_states
-            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
+                left = tuple(inputs[name] for name in self.family.block_outputs)
+                return left if len(left) > 1 else left[0]
+            return original(**inputs)
 
         return forward
 
@@ -296,8 +306,8 @@ class Controller:
         away = [(b, kind, m) for b, kind, m in self.attentions if (b.index, kind) not in self.entered]
         left_out = self.family.left_out(self.transformer, self.model_inputs) if away else ()
         for block, kind, module in away:
-            due = {site: self._active(block, site) for site in sites_of(module, kind)}
-            if block.index in left_out or not any(due.values()):
+            due = {site: self._active(block, site) for site in self.family.sites_of(module, kind)}
+            if (block.index, kind) in left_out or not any(due.values()):
                 continue
             reason = "the forward of its attention was put back by another library while the context was open"
             if isinstance(module.__dict__.get("forward"), Wrapper) or module.__dict__.get("forward") is None:
@@ -331,13 +341,6 @@ class Controller:
             yield
         if self.cache_context is not None:  # what the pipeline had set
             restore_context(self.transformer, self.cache_context, self.cache_arguments)
-
-
-def sites_of(module: nn.Module, kind: str) -> list[str]:
-    """The sites of an attention module in the order in which it computes them."""
-    if kind != "cross":
-        return [kind]
-    return ["text"] if getattr(module, "add_k_proj", None) is None else ["image", "text"]
 
 
 def acting_names(active: dict[str, list[Attached]]) -> str:

@@ -52,7 +52,8 @@ def tiny(channels, time_patch=None, reference=True) -> Tiny:
         return ["text"] * 6 + ["reference" if reference else "video"] * size + ["video"] * (grid[0] - 1) * size
 
     make = functools.partial(tiny_model, channels=channels, time_patch=time_patch)
-    return Tiny(make, ("joint",), keys, image_to_video=reference)
+    first = lambda hidden, grid: hidden[:, : time_patch or 1]  # noqa: E731
+    return Tiny(make, ("joint",), keys, image_to_video=reference, first_frame=first)
 
 
 FAMILY = Family(

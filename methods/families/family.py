@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from .tokens import Layout
@@ -40,6 +41,11 @@ def no_image_tokens(transformer: nn.Module, pipe, branch: str) -> None:
     return None
 
 
+def image_before_text(module: nn.Module) -> list[str]:
+    """For cross-attention like Wan's, which computes the branch of the image tokens first, if it has one."""
+    return ["text"] if getattr(module, "add_k_proj", None) is None else ["image", "text"]
+
+
 def nothing_to_watch(pipe) -> Callable[[], None]:
     """For families whose forward call says all that a layout needs."""
     return lambda: None
@@ -53,6 +59,7 @@ class Tiny:
     words: valid text tokens. sites: in the order of a block. image_to_video: whether the inputs hold a reference frame.
     keys(site, grid, words, batch): the group of every key of the last sample, one name per token, in order.
     options: what `steer` must be told about the transformer without its pipeline.
+    first_frame(hidden_states, grid): the part of the input that holds the first latent frame of the video.
     """
 
     make: Callable[[int, tuple[int, int, int], int], tuple[nn.Module, dict]]
@@ -60,6 +67,9 @@ class Tiny:
     keys: Callable[[str, tuple[int, int, int], int, int], list[str]]
     image_to_video: bool = True
     options: dict = field(default_factory=dict)
+    first_frame: Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor] = lambda hidden_states, grid: (
+        hidden_states[:, :, :1]
+    )
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,13 @@ class Family:
     layout(transformer, inputs, image_tokens): the token layout of the forward call with the arguments `inputs`.
     distilled_guidance: whether the pipeline's `guidance_scale` is an input of the model, not classifier-free guidance.
     image_tokens(transformer, pipe, branch): image tokens in the text stream where the forward call does not say.
-    blocks_return_text: whether a block returns (video, text) and not the video alone.
+    cross_sites(module): the sites of a "cross" module in the order in which it computes them.
+    block_inputs: names of the video and text tokens among the arguments of a block. block_outputs: names of the arguments
+        whose changed values a block returns, a single one not as a tuple.
     time_scale: of the time that the model is given, to 0..1000.
     extra_passes: name of a pass beside guidance's (`transformer.cache_context`) -> the branch whose condition it has.
-    left_out(transformer, inputs): positions of blocks whose attention the model itself leaves out in this call.
+    left_out(transformer, inputs): (position of the block, kind) of the attention that the model itself leaves out in this
+        call.
     without_reference: pipelines that give the model no reference frame where its shape has room for one -> what they give.
     refuse(transformer): why a transformer of this class cannot be steered, or None.
     watch(pipe): note what a layout needs of a pipeline; returns an undo.
@@ -96,10 +109,12 @@ class Family:
     pipelines: tuple[str, ...] = ()
     distilled_guidance: bool = False
     image_tokens: Callable[[nn.Module, object, str], int | None] = no_image_tokens
-    blocks_return_text: bool = True
+    cross_sites: Callable[[nn.Module], list[str]] = image_before_text
+    block_inputs: tuple[str, str] = ("hidden_states", "encoder_hidden_states")
+    block_outputs: tuple[str, ...] = ("hidden_states", "encoder_hidden_states")
     time_scale: float = 1.0
     extra_passes: dict[str, str] = field(default_factory=dict)
-    left_out: Callable[[nn.Module, dict], frozenset[int]] = lambda transformer, inputs: frozenset()
+    left_out: Callable[[nn.Module, dict], frozenset[tuple[int, str]]] = lambda transformer, inputs: frozenset()
     without_reference: dict[str, str] = field(default_factory=dict)
     refuse: Callable[[nn.Module], str | None] = lambda transformer: None
     watch: Callable[[object], Callable[[], None]] = nothing_to_watch
@@ -108,6 +123,10 @@ class Family:
     def has_reference(self, transformer: nn.Module, pipe=None) -> bool:
         """Whether the transformer, run by this pipeline if there is one, can be given a reference frame."""
         return self.image_to_video(transformer) and type(pipe).__name__ not in self.without_reference
+
+    def sites_of(self, module: nn.Module, kind: str) -> list[str]:
+        """The sites of an attention module in the order in which it computes them."""
+        return self.cross_sites(module) if kind == "cross" else [kind]
 
     def describe(self, transformer: nn.Module, pipe=None) -> Model:
         """The Model of a transformer of this family. Raises TypeError for one that cannot be steered, with the reason."""

@@ -12,7 +12,7 @@ import torch
 
 # Codes of the token groups, in this order. `reference`: the latent frame that holds the reference image; `image`: tokens of
 # an image encoder; `text_padding`: text slots without a word, which in Wan still take part in the softmax; `history`:
-# frames that FramePack has made before.
+# frames that stand beside the video: those that FramePack has made before, LTX's images for later frames.
 GROUPS = ("text", "text_padding", "image", "reference", "video", "history")
 LATENT_GROUPS = ("reference", "video", "history")
 

@@ -108,7 +108,7 @@ FAMILY = Family(
     class_name="WanTransformer3DModel",
     title="Wan 2.1, Wan 2.2",
     pipelines=("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline"),
-    blocks_return_text=False,
+    block_outputs=("hidden_states",),
     tiny={
         "wan2.1-i2v": tiny(36, 257),
         "wan2.1-flf2v": tiny(36, 514),
