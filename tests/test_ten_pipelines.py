@@ -196,3 +196,38 @@ def test_a_method_that_needs_a_reference_is_refused_where_a_pipeline_gives_none(
     pipe, _ = build("ltx-t2v")
     with pytest.raises(ValueError, match="needs a reference frame"), steer(pipe, DyMoS(1.0)):
         pass
+
+
+def test_ltx_2_names_its_further_passes_its_words_and_the_attention_that_it_perturbs_away():
+    pipe, inputs = build("ltx-2")
+    plain = run(pipe, inputs)
+    inputs |= {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 3.0}
+    seen, compute = [], AttentionCall.compute
+    method = AlignVid(1.5, sites=("self", "k_text"), window="all", blocks="all")
+    with steer(pipe, method) as steering, record(pipe) as recording, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttentionCall, "compute", lambda self: (seen.append(self), compute(self))[1])
+        steered = run(pipe, inputs)
+    assert not torch.equal(steered, plain)
+    # [uncond, cond] in one batch, then two passes over the condition; in one of them a block's self-attention is perturbed away.
+    assert {(c.context.branch, c.context.extra) for c in seen} == {
+        ("both", None), ("cond", "uncond_stg"), ("cond", "uncond_modality")
+    }  # fmt: skip
+    away = {(c.context.extra, c.block.index, c.site) for c in seen}
+    assert (
+        ("uncond_stg", 1, "self") not in away
+        and ("uncond_stg", 1, "text") in away
+        and ("uncond_stg", 0, "self") in away
+    )
+    assert set(recording.to_frame().branch) == {"cond", "uncond", "uncond_stg", "uncond_modality"}
+    assert {"uncond_stg", "uncond_modality"} <= set(steering.report().to_frame().branch)
+    # "a cat dances", "blurry cat dances a cat" and the end of the text each; registers follow.
+    for call in seen:
+        if call.site == "text":
+            words = call.keys.where("text").sum(1).expand(call.query.shape[0]).tolist()
+            assert words == ([6, 4] if call.context.branch == "both" else [4])
+            assert (~call.keys.where("text") == call.keys.where("text_padding")).all()
+    for block in pipe.transformer.transformer_blocks:  # nothing of ours is left, on the sound's attentions least of all
+        assert not [m for m in block.modules() if "forward" in vars(m)]
+    from methods.families.ltx2 import WORDS
+
+    assert pipe.transformer not in WORDS and not pipe.connectors._forward_pre_hooks

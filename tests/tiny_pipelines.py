@@ -7,6 +7,8 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     ClassifierFreeGuidance,
@@ -16,6 +18,7 @@ from diffusers import (
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoImageToVideoPipeline,
+    LTX2ImageToVideoPipeline,
     LTXConditionPipeline,
     LTXImageToVideoPipeline,
     LTXPipeline,
@@ -23,6 +26,8 @@ from diffusers import (
     WanPipeline,
 )
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from families import make
 from PIL import Image
 from transformers import (
@@ -33,6 +38,8 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     LlamaConfig,
     LlamaModel,
     LlamaTokenizer,
@@ -241,6 +248,37 @@ def _ltx(name):
     return LTXConditionPipeline(**parts), inputs | {"conditions": conditions}
 
 
+def _ltx2():
+    """LTX-2.3 without its two further passes; four registers stand behind the words."""
+    tokenizer, _ = _t5(16)
+    text_encoder = Gemma3TextModel(
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8,
+        )
+    )  # fmt: skip
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=2, per_modality_projections=True, video_hidden_dim=24, audio_hidden_dim=16,
+        video_connector_num_attention_heads=2, video_connector_attention_head_dim=12, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=4, audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8, audio_connector_num_layers=1, audio_connector_num_learnable_registers=4,
+    )  # fmt: skip
+    pipe = LTX2ImageToVideoPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=text_encoder, tokenizer=tokenizer, connectors=connectors,
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 3, layers_per_block=(1,) * 5,
+            decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32, temporal_compression_ratio=8,
+        ),
+        audio_vae=AutoencoderKLLTX2Audio(base_channels=6, ch_mult=(1,), num_res_blocks=1, latent_channels=2, mel_bins=12),
+        transformer=make("ltx-2.3-i2v")[0], vocoder=LTX2Vocoder(in_channels=24, hidden_channels=32),
+    )  # fmt: skip
+    return pipe, {
+        "height": 64, "width": 96, "max_sequence_length": 8, "image": Image.new("RGB", (96, 64), (200, 90, 30)), "image_crf": 0,
+        "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0,
+        "audio_guidance_scale": 1.0, "negative_prompt": "blurry cat dances a cat",
+    }  # fmt: skip
+
+
 PIPELINES = {
     "wan2.1-i2v": lambda: _wan("wan2.1-i2v"),
     "wan2.2-a14b": lambda: _wan("wan2.2-a14b"),
@@ -255,6 +293,7 @@ PIPELINES = {
     "ltx-i2v": lambda: _ltx("ltx-i2v"),
     "ltx-condition": lambda: _ltx("ltx-condition"),
     "ltx-t2v": lambda: _ltx("ltx-t2v"),
+    "ltx-2": _ltx2,
 }
 
 
