@@ -41,11 +41,6 @@ def no_image_tokens(transformer: nn.Module, pipe, branch: str) -> None:
     return None
 
 
-def image_before_text(module: nn.Module) -> list[str]:
-    """For cross-attention like Wan's, which computes the branch of the image tokens first, if it has one."""
-    return ["text"] if getattr(module, "add_k_proj", None) is None else ["image", "text"]
-
-
 def nothing_to_watch(pipe) -> Callable[[], None]:
     """For families whose forward call says all that a layout needs."""
     return lambda: None
@@ -85,7 +80,6 @@ class Family:
     layout(transformer, inputs, image_tokens): the token layout of the forward call with the arguments `inputs`.
     distilled_guidance: whether the pipeline's `guidance_scale` is an input of the model, not classifier-free guidance.
     image_tokens(transformer, pipe, branch): image tokens in the text stream where the forward call does not say.
-    cross_sites(module): the sites of a "cross" module in the order in which it computes them.
     block_inputs: names of the video and text tokens among the arguments of a block. block_outputs: names of the arguments
         whose changed values a block returns, a single one not as a tuple.
     time_scale: of the time that the model is given, to 0..1000.
@@ -93,6 +87,7 @@ class Family:
     left_out(transformer, inputs): (position of the block, kind) of the attention that the model itself leaves out in this
         call.
     without_reference: pipelines that give the model no reference frame where its shape has room for one -> what they give.
+    refused_pipelines: pipelines that run the transformer but cannot be steered -> why.
     refuse(transformer): why a transformer of this class cannot be steered, or None.
     watch(pipe): note what a layout needs of a pipeline; returns an undo.
     tiny: name -> Tiny, on which every method is tested.
@@ -109,13 +104,13 @@ class Family:
     pipelines: tuple[str, ...] = ()
     distilled_guidance: bool = False
     image_tokens: Callable[[nn.Module, object, str], int | None] = no_image_tokens
-    cross_sites: Callable[[nn.Module], list[str]] = image_before_text
     block_inputs: tuple[str, str] = ("hidden_states", "encoder_hidden_states")
     block_outputs: tuple[str, ...] = ("hidden_states", "encoder_hidden_states")
     time_scale: float = 1.0
     extra_passes: dict[str, str] = field(default_factory=dict)
     left_out: Callable[[nn.Module, dict], frozenset[tuple[int, str]]] = lambda transformer, inputs: frozenset()
     without_reference: dict[str, str] = field(default_factory=dict)
+    refused_pipelines: dict[str, str] = field(default_factory=dict)
     refuse: Callable[[nn.Module], str | None] = lambda transformer: None
     watch: Callable[[object], Callable[[], None]] = nothing_to_watch
     tiny: dict[str, Tiny] = field(default_factory=dict)
@@ -124,14 +119,12 @@ class Family:
         """Whether the transformer, run by this pipeline if there is one, can be given a reference frame."""
         return self.image_to_video(transformer) and type(pipe).__name__ not in self.without_reference
 
-    def sites_of(self, module: nn.Module, kind: str) -> list[str]:
-        """The sites of an attention module in the order in which it computes them."""
-        return self.cross_sites(module) if kind == "cross" else [kind]
-
     def describe(self, transformer: nn.Module, pipe=None) -> Model:
         """The Model of a transformer of this family. Raises TypeError for one that cannot be steered, with the reason."""
         if reason := self.refuse(transformer):
             raise TypeError(f"this {self.class_name} cannot be steered: {reason}")
+        if reason := self.refused_pipelines.get(type(pipe).__name__):
+            raise TypeError(f"a {type(pipe).__name__} cannot be steered: {reason}")
         image_to_video = self.has_reference(transformer, pipe)
         groups = self.groups(transformer) | ({"reference"} if image_to_video else set())
         blocks = tuple(block for block, _ in self.blocks(transformer))
