@@ -108,7 +108,7 @@ class Controller:
                 self.undo.callback(replace_attribute(module, "forward", self._wrapped_block(module, block)))
 
     def _wrapped_attention(self, module, block, kind):
-        original, sites = module.forward, self.family.sites_of(module, kind)
+        original, sites = module.forward, sites_of(module, kind)
 
         @torch.compiler.disable
         def forward(*args, **kwargs):
@@ -306,7 +306,7 @@ class Controller:
         away = [(b, kind, m) for b, kind, m in self.attentions if (b.index, kind) not in self.entered]
         left_out = self.family.left_out(self.transformer, self.model_inputs) if away else ()
         for block, kind, module in away:
-            due = {site: self._active(block, site) for site in self.family.sites_of(module, kind)}
+            due = {site: self._active(block, site) for site in sites_of(module, kind)}
             if (block.index, kind) in left_out or not any(due.values()):
                 continue
             reason = "the forward of its attention was put back by another library while the context was open"
@@ -326,7 +326,8 @@ class Controller:
         self.context = ForwardContext(c.step, c.steps, c.timestep, branch, c.guidance, c.pipe, name or c.extra)
         try:
             with self._cache_of_its_own(name or f"extra {branch}"):
-                return self.called_module(**(inputs | {"return_dict": False}))[0]
+                out = self.called_module(**(inputs | {"return_dict": False}))
+                return out[0] if isinstance(out, tuple) else out  # Kandinsky's gives the tensor
         finally:
             self.in_extra_pass = False
             self.context, self.alone, self.entered, self.model_inputs, self.layout = before
@@ -341,6 +342,13 @@ class Controller:
             yield
         if self.cache_context is not None:  # what the pipeline had set
             restore_context(self.transformer, self.cache_context, self.cache_arguments)
+
+
+def sites_of(module: nn.Module, kind: str) -> list[str]:
+    """The sites of an attention module in the order in which it computes them."""
+    if kind != "cross":
+        return [kind]
+    return ["text"] if getattr(module, "add_k_proj", None) is None else ["image", "text"]
 
 
 def acting_names(active: dict[str, list[Attached]]) -> str:
