@@ -37,7 +37,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Layout:
-    """The token sequences of one forward pass: `video`, `text` and `image` (cross-attention), or one `joint`.
+    """The token sequences of one forward pass: `video`, `text` and `image` (cross-attention), or one `joint`;
+    `text queries` where not all tokens of `video` attend to the text.
 
     grid: latent frames, rows and columns of tokens. reference: positions of the reference frame's tokens in the sequence
     `video` or `joint`, None if the model was given no reference. groups: names of the groups that are present.
