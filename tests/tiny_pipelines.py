@@ -15,6 +15,8 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXImageToVideoPipeline,
     FlowMatchEulerDiscreteScheduler,
+    HeliosPipeline,
+    HeliosScheduler,
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoImageToVideoPipeline,
@@ -24,6 +26,7 @@ from diffusers import (
     LTXPipeline,
     WanImageToVideoPipeline,
     WanPipeline,
+    WanVACEPipeline,
 )
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
@@ -279,6 +282,32 @@ def _ltx2():
     }  # fmt: skip
 
 
+def _helios(z=4):
+    """Two parts of the video, of three latent frames each, with short, middle and long history."""
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * z, latents_std=[1.0] * z,
+    )  # fmt: skip
+    tokenizer, text_encoder = _t5(16)
+    pipe = HeliosPipeline(tokenizer, text_encoder, vae, HeliosScheduler(stages=1), make("helios-amplified")[0])
+    image = Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))
+    return pipe, {"image": image, "num_frames": 18, "num_latent_frames_per_chunk": 3, "history_sizes": [4, 2, 1]}
+
+
+def _vace():
+    """Two reference images before two latent frames of video."""
+    tokenizer, text_encoder = _t5(16)
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 16, latents_std=[1.0] * 16,
+    )  # fmt: skip
+    pipe = WanVACEPipeline(
+        tokenizer, text_encoder, vae, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=make("wan-vace")[0]
+    )
+    image = Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))
+    return pipe, {"reference_images": [image, image.rotate(90)]}
+
+
 PIPELINES = {
     "wan2.1-i2v": lambda: _wan("wan2.1-i2v"),
     "wan2.2-a14b": lambda: _wan("wan2.2-a14b"),
@@ -294,6 +323,8 @@ PIPELINES = {
     "ltx-condition": lambda: _ltx("ltx-condition"),
     "ltx-t2v": lambda: _ltx("ltx-t2v"),
     "ltx-2": _ltx2,
+    "helios": _helios,
+    "wan-vace": _vace,
 }
 
 

@@ -64,7 +64,7 @@ def tiny_model(batch, grid, words, *, images):
     torch.manual_seed(0)
     model = WanVACETransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=16,
-        freq_dim=16, ffn_dim=32, num_layers=3, rope_max_seq_len=32, vace_layers=[0, 2], vace_in_channels=24,
+        freq_dim=16, ffn_dim=32, num_layers=3, rope_max_seq_len=32, vace_layers=[0, 2], vace_in_channels=96,
     )  # fmt: skip
     if images:
         IMAGES[model] = images
@@ -73,7 +73,7 @@ def tiny_model(batch, grid, words, *, images):
     text[:, words:] = 0
     return model, dict(
         hidden_states=torch.randn(batch, 16, f, 2 * h, 2 * w), timestep=torch.full((batch,), 900.0),
-        encoder_hidden_states=text, control_hidden_states=torch.randn(batch, 24, f, 2 * h, 2 * w),
+        encoder_hidden_states=text, control_hidden_states=torch.randn(batch, 96, f, 2 * h, 2 * w),
     )  # fmt: skip
 
 
