@@ -20,8 +20,10 @@ def make(batch, grid, words):
 
 FAMILY = replace(
     wan.FAMILY,
+    without_reference={},
     class_name="ChronoEditTransformer3DModel",
     title="ChronoEdit",
+    reference="channels beside the latents; keys of an image encoder",
     pipelines=("ChronoEditPipeline",),
     tiny={"chronoedit": replace(wan.tiny(36, 257), make=make)},
 )

@@ -58,6 +58,7 @@ def tiny(channels, time_patch=None, reference=True) -> Tiny:
 
 FAMILY = Family(
     title="CogVideoX, CogVideoX-1.5",
+    reference="channels beside the latents",
     pipelines=("CogVideoXImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
     without_reference={"CogVideoXFunControlPipeline": "a control video"},
     tiny={"cogvideox-i2v": tiny(8), "cogvideox-t2v": tiny(4, reference=False), "cogvideox-1.5": tiny(8, 2)},

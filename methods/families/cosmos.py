@@ -23,9 +23,7 @@ LOGARITHM = "it is told a quarter of the logarithm of the noise, no time in whic
 
 
 def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> Layout:
-    """Raises ValueError for a call with control latents."""
-    if inputs.get("block_controlnet_hidden_states") is not None:
-        raise ValueError(f"Cosmos: {CONTROL}")
+    """The video, and the text with its padding."""
     hidden, text, mask = inputs["hidden_states"], inputs["encoder_hidden_states"], inputs.get("condition_mask")
     grid = tuple(n // p for n, p in zip(hidden.shape[2:], transformer.config.patch_size, strict=True))
     size = grid[1] * grid[2]
@@ -88,6 +86,7 @@ def tiny(reference=True, edition="2") -> Tiny:
 
 FAMILY = Family(
     title="Cosmos Predict 2, 2.5",
+    reference="the first latent frame, with a time of its own and a mask that says so",
     pipelines=("Cosmos2VideoToWorldPipeline", "Cosmos2_5_PredictBasePipeline"),
     refused_pipelines={
         "CosmosTextToWorldPipeline": LOGARITHM,
@@ -102,6 +101,7 @@ FAMILY = Family(
     groups=lambda transformer: {"text", "video", "text_padding"},
     image_to_video=lambda transformer: True,
     layout=layout,
+    refuse=refuse,
     block_outputs=("hidden_states",),
     time_scale=1000.0,
 )

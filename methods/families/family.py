@@ -72,7 +72,7 @@ class Family:
     """One family of transformers.
 
     class_name: of the transformer in diffusers. pipelines: classes that run it and are tested with it, as the support table
-        names them. title: its name in words.
+        names them. title: its name in words. reference: how the reference image enters, in words.
     attention: attribute of a block -> kind of the attention module there, "self", "cross" or "joint", in order. What is not
         named, such as audio, is left alone.
     blocks(transformer): every block with its module, in order of execution.
@@ -101,6 +101,7 @@ class Family:
     image_to_video: Callable[[nn.Module], bool]
     layout: Callable[[nn.Module, dict, int | None], Layout]
     title: str = ""
+    reference: str = ""
     pipelines: tuple[str, ...] = ()
     distilled_guidance: bool = False
     image_tokens: Callable[[nn.Module, object, str], int | None] = no_image_tokens

@@ -88,6 +88,7 @@ def tiny(image=True, amplified=False) -> Tiny:
 
 FAMILY = Family(
     title="Helios",
+    reference="the first frame of the short history before the video",
     pipelines=("HeliosPipeline",),
     refused_pipelines={
         "HeliosPyramidPipeline": "it samples at several resolutions with a schedule for each and does not tell its step"

@@ -61,6 +61,7 @@ def tiny_keys(site, grid, words, batch):
 
 FAMILY = Family(
     title="HunyuanVideo-1.5",
+    reference="channels beside the latents; image tokens among the text",
     pipelines=("HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"),
     tiny={"hunyuan-1.5": Tiny(tiny_model, ("joint",), tiny_keys)},
     class_name="HunyuanVideo15Transformer3DModel",

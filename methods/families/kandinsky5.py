@@ -71,6 +71,7 @@ def tiny(reference=True) -> Tiny:
 
 FAMILY = Family(
     title="Kandinsky 5",
+    reference="the first latent frame, clean, and a mask that says so",
     pipelines=("Kandinsky5I2VPipeline", "Kandinsky5T2VPipeline"),
     without_reference={"Kandinsky5T2VPipeline": "a text alone"},
     tiny={"kandinsky-5-i2v": tiny(), "kandinsky-5-t2v": tiny(reference=False)},

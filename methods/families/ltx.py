@@ -89,6 +89,7 @@ def tiny(reference=True, key_frame=False) -> Tiny:
 
 FAMILY = Family(
     title="LTX-Video",
+    reference="the first latent frame, whose tokens are nearer to time 0",
     pipelines=("LTXImageToVideoPipeline", "LTXConditionPipeline", "LTXPipeline"),
     without_reference={"LTXPipeline": "a text alone"},
     tiny={"ltx-i2v": tiny(), "ltx-key-frame": tiny(key_frame=True), "ltx-t2v": tiny(reference=False)},

@@ -123,6 +123,7 @@ def tiny(reference=True, edition="2", appended=0) -> Tiny:
 
 FAMILY = Family(
     title="LTX-2, LTX-2.3, LTX-2.5",
+    reference="the first latent frame, whose tokens are nearer to time 0",
     pipelines=("LTX2ImageToVideoPipeline", "LTX2ConditionPipeline", "LTX2Pipeline"),
     without_reference={"LTX2Pipeline": "a text alone"},
     tiny={

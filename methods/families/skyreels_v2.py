@@ -51,8 +51,10 @@ def tiny(channels, image=None):
 
 FAMILY = replace(
     wan.FAMILY,
+    without_reference={},
     class_name="SkyReelsV2Transformer3DModel",
     title="SkyReels-V2",
+    reference="channels beside the latents; keys of an image encoder",
     pipelines=("SkyReelsV2ImageToVideoPipeline", "SkyReelsV2Pipeline"),
     refused_pipelines=dict.fromkeys(FORCING_PIPELINES, FORCING),
     tiny={"skyreels-v2-i2v": tiny(36, 257), "skyreels-v2-t2v": tiny(16)},

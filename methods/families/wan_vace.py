@@ -94,8 +94,10 @@ def tiny(images):
 
 FAMILY = replace(
     wan.FAMILY,
+    without_reference={},
     class_name="WanVACETransformer3DModel",
     title="Wan-VACE",
+    reference="frames before the video, whose content the control blocks add",
     pipelines=("WanVACEPipeline",),
     tiny={"wan-vace": tiny(0), "wan-vace-references": tiny(2)},
     groups=lambda transformer: {"text", "video", "text_padding", "history"},
