@@ -227,6 +227,16 @@ def test_vace_has_a_reference_only_with_reference_images(calls):
         video(pipe, {k: v for k, v in inputs.items() if k != "reference_images"}, 1)
 
 
+def test_the_time_of_cosmos_is_told_as_that_of_others():
+    """Its model is given sigma / (sigma + 1); contexts count in 0..1000."""
+    pipe, inputs = build("cosmos-2")
+    with record(pipe, blocks=[0], queries=1) as recording:
+        video(pipe, inputs, 2)
+    times = recording.to_frame().groupby("step").timestep.first()
+    sigmas = pipe.scheduler.sigmas[:2]
+    assert times.tolist() == pytest.approx((1000 * sigmas / (sigmas + 1)).tolist(), rel=1e-5)
+
+
 # --- Pages -----------------------------------------------------------------------------------------------------------
 ROOT = Path(__file__).parents[1]
 

@@ -58,7 +58,7 @@ def test_a_pipeline_is_steered_recorded_and_itself_again(name):
     assert set(table.samples) == {sections}
 
 
-@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith(("wan", "cogvideox", "ltx", "helios"))])
+@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("hunyuan", "framepack"))])
 def test_without_guidance_every_call_is_conditional(name):
     pipe, inputs = build(name)
     with record(pipe, queries=2) as recording:
