@@ -160,7 +160,7 @@ def offload(pipe, how):
 
 @pytest.mark.parametrize("when", ["before", "inside"])
 @pytest.mark.parametrize("how", ["sequential", "block_level", "leaf_level"])
-@pytest.mark.parametrize("name", ["wan2.1-i2v", "cogvideox-i2v"])
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "cogvideox-i2v", "ltx-2"])
 def test_offloading_neither_loses_nor_keeps_the_steering(name, how, when):
     pipe, inputs = build(name)
     plain = run(pipe, inputs)
