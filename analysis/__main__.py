@@ -10,6 +10,10 @@ import typer
 
 from testbed.command_line import run
 
+from .benchmarks import commands as benchmark_commands
+from .report import commands as report_commands
+from .scorers import command, judge_command
+from .studies import commands as study_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
 from .study.results_layout import (
@@ -24,13 +28,9 @@ from .study.results_layout import (
     sweeps_of,
     tables_of,
 )
+from .videos.command_line import MADE, Full, Lineage, Sweeps, Workers, chosen, generate, merge
 
-MADE = Path("build/made")  # what the videos and scores on this machine were made from
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
-Lineage = Annotated[str | None, typer.Option(help="all sweeps of a lineage, the first part of their backbones' names")]
-Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full, results/full")]
-Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
 
 
 @app.command()
@@ -66,49 +66,8 @@ def reconstruct(backbone: str = "wan-i2v", samples: int = 160, workers: Workers 
     print(f"displacement of the named object is off by {off:.2f} px")
 
 
-def _chosen(parameters, sweeps: list[str] | None, lineage: str | None) -> list[str]:
-    if sweeps and lineage:
-        raise ValueError(f"give names of sweeps or --lineage {lineage}, not both")
-    return sweeps_of(parameters, lineage) if lineage else sweeps or list(parameters.sweeps)
-
-
-@app.command()
-def generate(
-    sweeps: Sweeps = None,
-    lineage: Lineage = None,
-    full: Full = False,
-    workers: Workers = None,
-    shard: Annotated[str | None, typer.Option(help="i/n: only every n-th video; no manifest is written")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="address of a Dask scheduler instead of local processes")
-    ] = None,
-):
-    """Make the videos of sweeps of params.yaml in runs/LINEAGE/STUDY, keeping those that exist."""
-    parameters = load_parameters(full=full)
-    files = {s: MADE / "videos" / runs_folder(parameters, s) for s in _chosen(parameters, sweeps, lineage)}
-    if shard is None:  # unchanged sweeps are skipped before torch is loaded
-        files = {s: f for s, f in files.items() if not made_from.is_noted(f, made_from.of_videos(parameters, s))}
-        if not files:
-            print("nothing to make: no setting, checkpoint or code of these sweeps has changed")
-            return
-    from .study.workers import stopping
-    from .videos.generate import default_executor, generate
-
-    if scheduler:
-        from dask.distributed import Client
-
-        running = stopping(Client(scheduler).get_executor())
-    else:
-        running = default_executor(workers)
-    failures = 0
-    with running as executor:
-        for sweep, file in files.items():
-            failed = generate(parameters, sweep, executor, part=shard)
-            if shard is None and not failed:  # failed videos are tried again
-                made_from.note(file, made_from.of_videos(parameters, sweep))
-            failures += failed
-    if failures:
-        print(f"{failures} videos failed; they count as wrong, and the manifest says why", file=sys.stderr)
+app.command()(generate)
+app.command()(merge)
 
 
 @app.command()
@@ -116,7 +75,7 @@ def score(sweeps: Sweeps = None, lineage: Lineage = None, full: Full = False, wo
     """Score the videos of sweeps into results/sweeps/LINEAGE/STUDY/scores.csv, and summarise what was recorded of their
     attention beside it; sweeps whose videos have not changed keep their tables."""
     parameters = load_parameters(full=full)
-    files = {s: MADE / "scores" / runs_folder(parameters, s) for s in _chosen(parameters, sweeps, lineage)}
+    files = {s: MADE / "scores" / runs_folder(parameters, s) for s in chosen(parameters, sweeps, lineage)}
     todo = {}
     for sweep, file in files.items():
         tables = [sweep_folder(parameters, sweep) / name for name in tables_of(parameters, sweep)]
@@ -389,6 +348,11 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_recording().to_string())
     print(bench_focal(load_parameters()).to_string())
 
+
+for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
+    app.command()(function)
+for commands in (benchmark_commands, report_commands, study_commands):
+    commands.add_to(app)
 
 if __name__ == "__main__":
     run(app)

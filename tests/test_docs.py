@@ -58,6 +58,7 @@ def test_commands_in_the_pages_exist():
     from analysis.__main__ import app
 
     known = {c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     stages = {s["name"].removeprefix("notebook-") for s in pipeline_page.stages(ROOT / "dvc.yaml")}
     for page in PAGES:

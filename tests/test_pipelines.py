@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,9 +174,9 @@ def test_the_command_makes_a_video_and_says_how(tmp_path):
             "1.2",
         ]
     )
-    settings = json.loads(out.with_suffix(".json").read_text())
+    settings = json.loads(Path(f"{out}.json").read_text())
     assert out.stat().st_size > 0 and [m["gamma"] for m in settings["methods"]] == [1.2, 0.5]
-    assert sorted(p.name for p in out.parent.iterdir()) == ["out.json", "out.mp4"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["out.mp4", "out.mp4.json"]
     with pytest.raises(SystemExit, match="unknown method 'magic'"):
         main(["generate", *options, "--method", "magic"])
 
@@ -193,7 +194,7 @@ def test_ctrl_c_ends_the_command_without_a_video(tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("methods.__main__.write_mp4", interrupted)
+    monkeypatch.setattr("methods.command_line.video_file.write_mp4", interrupted)
     size = ["--height", "64", "--width", "64", "--frames", "5", "--steps", "1", "--dtype", "float32"]
     twin = CHECKPOINT.replace("i2v", "t2v")
     with pytest.raises(SystemExit) as stop:

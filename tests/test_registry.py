@@ -52,7 +52,7 @@ def test_every_method_has_a_name_and_a_label():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "dymo"}, "'dymo'; allowed are alignvid, dymos, focal, lowpass"),
+        ({"method": "dymo"}, "'dymo'; allowed are apg, alignvid, cfgzero, dymos, focal, lowpass, amplitude, refnoise"),
         ({"method": "dymos"}, "dymos needs gamma"),
         ({"method": "focal", "weak": [1]}, "focal needs clip"),
         ({"method": "lowpass", "gamma": 1.0}, "lowpass has no setting 'gamma'"),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future
@@ -20,7 +21,9 @@ from ruamel.yaml import YAML
 from transformers import CLIPVisionModel
 
 from analysis.__main__ import app
+from analysis.study.files import host_name
 from analysis.videos.generate import load_pipeline
+from analysis.videos.records import read_record
 from testbed.benchmark import write_benchmark
 from testbed.command_line import run
 from testbed.models import build_clip
@@ -100,7 +103,9 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
-    (runs / ".123.half.mkv.tmp.mkv").write_bytes(b"half")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (runs / f".{host_name()}.{ended.pid}.half.mkv.tmp.mkv").write_bytes(b"half")
     kept = {p.name: p.stat().st_mtime_ns for p in runs.glob("[!.]*.mkv")}
     assert 2 <= len(kept) < 6 and not (runs / "manifest.csv").exists()
 
@@ -157,7 +162,16 @@ def test_a_changed_grid_costs_its_new_cells_only(world):
     assert call(world, "generate", "grid")[0] == 0
     after = {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv")}
     assert len(before) == len(after) == 4
-    assert len(before.items() & after.items()) == 2, "the cells of blur 0 are kept, those of blur 1 removed"
+    assert len(before.items() & after.items()) == 2, "the cells of blur 0 are kept"
+    aside = world / "runs/trash/wan/grid"
+    assert {p.name for p in aside.glob("*.mkv")} == before.keys() - after.keys(), "those of blur 1 are not lost"
+
+    parameters["sweeps"]["grid"]["blur"] = [0.0, 1.0]
+    write_parameters(world, parameters)
+    code, out, err = call(world, "generate", "grid", "--prune")
+    assert code == 0 and {p.name: p.stat().st_mtime_ns for p in runs.glob("*.mkv")} == before, "they come back"
+    assert "2 videos that are not in the grid" in err and "2 videos of older grids were deleted" in out
+    assert not aside.exists()
 
 
 def refuses(folder, expected, *arguments):
@@ -217,7 +231,7 @@ def test_a_sample_without_questions_or_with_a_wrong_image_is_named(world):
     write_parameters(world, parameters)
     code, _, err = call(world, "generate", "bad", "--workers", "1")
     image.write_bytes(original)
-    assert code == 0 and "1 videos failed" in err
+    assert code == 1 and "1 videos were not made" in err and "1 failed: ValueError: " in err
     manifest = pd.read_csv(world / "runs/wan/bad/manifest.csv", keep_default_na=False)
     assert list(manifest["status"]) == ["failed", "ok"] and "32x32" in manifest["reason"][0]
 
@@ -238,12 +252,12 @@ def test_the_full_size_run_has_its_own_folders_and_takes_over_equal_videos(world
     write_parameters(world, parameters)
     assert call(world, "generate", "sized", "--workers", "1")[0] == 0
     (small,) = (world / "runs/wan/sized").glob("*.mkv")
-    mark = small.read_bytes() + b"\0"  # what follows the end of a video is not read, but tells a copy from a new one
-    small.write_bytes(mark)
+    record = small.with_suffix(".json")
+    record.write_text(record.read_text().replace('"attempt": 1', '"attempt": 7'))  # tells a copy from a new one
     code, _, err = call(world, "generate", "--full", "--workers", "1")
     assert code == 0, err
     found = {p.name: p for p in (world / "runs/full/wan/sized").glob("*.mkv")}
-    assert len(found) == 4 and found[small.name].read_bytes() == mark
+    assert len(found) == 4 and read_record(found[small.name]).attempt == 7
     assert [p.name for p in (world / "runs/full/wan").iterdir()] == ["sized"], "sweeps without a full size are left out"
     code, _, err = call(world, "score", "--full", "--workers", "1")
     assert code == 0, err

@@ -19,7 +19,7 @@ from analysis.papers.paper_tables import (
     write_tables,
 )
 from analysis.papers.table_commands import OLDER, command
-from analysis.papers.table_pages import as_markdown, count, markdown, wide
+from analysis.papers.table_pages import as_markdown, count, markdown, repeated, wide
 from analysis.papers.table_schema import STAND_INS, Metric, load_paper, load_stand_ins
 from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
@@ -222,23 +222,26 @@ def test_every_command_is_one_that_exists(built):
                     options = parser().parse_args(words[3:])
                     assert "/" in options.model and options.output.suffix == ".mp4"
                     read_methods(options.method, None)
-                else:
+                elif words[3] == "study":
+                    assert words[3:7] == ["study", "new", "NAME", "--table"] and words[8:] == ["--benchmark", "DIR"]
+                    paper, table = words[7].split("/")
+                    assert paper == name and f"table{table}" in PAPERS[paper].tables
+                elif words[3] != "rate":
                     assert words[2] == "analysis" and words[3] in ("generate", "score")
                     assert words[4] in PARAMETERS.sweeps
     assert seen > 20
 
 
 def test_commands_have_the_papers_own_steps_and_guidance(built):
-    def of(paper, table, row):
-        return built[paper].query("table == @table and row == @row")["command"].iloc[0]
+    def of(paper, table, name):
+        row = next(r for r in PAPERS[paper].tables[table].rows if r.row == name)
+        return command(row, PAPERS[paper].backbones[row.backbone], PARAMETERS, PUBLISHED, paper)
 
     assert "--steps 40 --guidance 3.5 " in of("dymos", "table1", "Wan 2.2-14B | Ours")
     assert "--steps 40 --guidance 1.0 " in of("alignvid", "table2", "Wan2.1 + AlignVid")
     sampled = "--steps 25 --guidance 10.0 --pipe sampling_type="
-    plain = PAPERS["alignvid"].tables["table2"].rows
     for name, how in (("FramePack", "inverted_anti_drifting"), ("FramePack-F1", "vanilla")):
-        row, model = next(r for r in plain if r.row == name), PAPERS["alignvid"].backbones[name]
-        assert sampled + how in command(row, model, PARAMETERS, PUBLISHED, "alignvid")
+        assert sampled + how in of("alignvid", "table2", name)
     for cells in built.values():
         real = cells[cells["command"].str.contains("methods generate")]
         assert real["command"].str.contains("--guidance ").all()
@@ -299,10 +302,23 @@ def test_directions_are_corrected_over_the_cells_of_a_table():
     assert [(c["direction"], round(c["p (Holm)"], 6)) for c in several] == [("undecided", 0.06)] * 3
 
 
+def test_a_comparison_that_stands_twice_is_one_test_and_counts_once(some):
+    """Two models of a paper with one stand-in have the same videos: the second is marked, and is no further test."""
+    scores = some.assign(method=some["method"].replace("alignvid", "alignvid-all-keys"), backbone="cogvideox-i2v")
+    cells = cells_of("alignvid", scores.assign(sweep="cogvideox-" + scores["sweep"])).query("table == 'table2'")
+    steered = cells[cells["row"].isin(["FramePack + AlignVid", "FramePack-F1 + AlignVid"]) & (cells["direction"] != "")]
+    assert len(steered) == 8 and steered.groupby("metric")["p (Holm)"].nunique().eq(1).all()
+    worst = steered.drop_duplicates("metric")
+    assert (worst["p (Holm)"] <= 4 * worst["p"] + 1e-12).all(), "four tests, not eight"
+    assert repeated(cells)["FramePack-F1 + AlignVid"] == "FramePack + AlignVid"
+    assert count(cells)[["agrees", "disagrees", "undecided"]].to_numpy().sum() == 4
+    assert "- FramePack-F1, second run: the same videos as FramePack;" in markdown(PAPERS["alignvid"], cells)
+
+
 def test_undecided_cells_say_how_many_prompts_changed_and_what_would_have_been_seen(monkeypatch, some):
     from analysis.papers import paper_tables
 
-    def fixed(a, b, column):
+    def fixed(a, b, column, proportion):
         return {"difference": 0.01, "low": -0.1, "high": 0.1, "n": 6, "p": 0.5, "changed": 2, "detectable": 0.123}
 
     monkeypatch.setattr(paper_tables, "paired_difference", fixed)

@@ -8,17 +8,20 @@ row's baseline.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
 
 from ..report.against_unsteered import on_common_samples
+from ..report.imported_scores import load_imported
 from ..report.score_tables import ALWAYS, gather, videos_of
 from ..study.files import write_atomically, write_table
 from ..study.parameters import Parameters
 from ..study.score_columns import is_proportion
 from ..study.significance import decide, holm, mean_interval, paired_difference
-from .table_commands import OLDER, command, explain, sweeps_of
+from .real_rows import MARK, RealRow, real_rows, several_settings
+from .table_commands import OLDER, command, explain, study_command, sweeps_of
 from .table_pages import AGREEMENT, count, links, markdown, overview
 from .table_schema import Metric, Model, Paper, Row, load_paper
 from .timed_costs import load_costs
@@ -27,7 +30,7 @@ __all__ = ["build_tables", "count", "links", "markdown", "overview", "write_tabl
 
 SPECS, PUBLISHED = Path("papers/tables"), Path("papers/published.csv")
 SIGNS = {"increase": 1, "decrease": -1}
-PAIR = ["sample", "seed"]
+SAME = ["measured_on", "method", "guidance_scale", "metric"]
 COLUMNS = ["paper", "table", "row", "beside", "backbone", "metric", "published", "stated", "published_change", "unit",
            "grade", "source", "method", "guidance_scale", "measured_on", "estimator", "measured", "low", "high", "n",
            "seeds", "videos", "change", "change_low", "change_high", "p", "p (Holm)", "changed", "detectable", "direction",
@@ -58,20 +61,30 @@ def pick(scores: pd.DataFrame, row: Row, model: Model, parameters: Parameters) -
 
 
 def build(
-    paper: Paper, scores: pd.DataFrame, published: dict, parameters: Parameters, costs: dict[str, dict] | None = None
+    paper: Paper,
+    scores: pd.DataFrame,
+    published: dict,
+    parameters: Parameters,
+    costs: dict[str, dict] | None = None,
+    imported: dict[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """A row per cell of the paper's tables: published value, measured value with its interval, and their directions.
 
     `measured` is a number, or "not run", "no stand-in" or "incomplete", and then `reason` says why. `published` is
     "not obtained" where no value is known, and `stated` what the paper's text says instead or besides. A row and its
     baseline are measured on the samples and seeds that the two of them have. costs: what claims of time found, by id.
+    imported: scores of videos of the paper's own models, by name; where a row has some, it is there once more, with their
+    estimators.
     """
     cells = []
     for name, table in paper.tables.items():
         rows = {r.row: r for r in table.rows}
         parts = {r.row: pick(scores, r, paper.backbones[r.backbone], parameters) for r in table.rows}
-        mine = []
+        mine, after = [], defaultdict(list)
         for r in table.rows:
+            for own in real_rows(paper, name, r, imported or {}):
+                row = [real_cell(paper, name, r, m, own, published) for m in table.metrics]
+                after[r.row] += row if any(c["measured"] != "not run" for c in row) else []
             if r.beside and parts[r.row].empty:
                 continue
             model = paper.backbones[r.backbone]
@@ -79,7 +92,7 @@ def build(
             for m in table.metrics:
                 metric, base = paper.metrics[m], parts.get(r.against)
                 found = timed(r, metric, costs or {}) or measure(parts[r.row], base, metric)
-                found |= explain(found, r, model, metric, parameters, real)
+                found |= explain(found, r, model, metric, parameters, real, study_command(paper.paper, name, r))
                 told = publication(published, paper.paper, name, r, rows.get(r.against), m)
                 mine.append(
                     {"paper": paper.paper, "table": name, "row": r.row, "beside": "yes" if r.beside else "",
@@ -87,19 +100,48 @@ def build(
                      "measured_on": model.stand_in if len(parts[r.row]) else "", "estimator": metric.estimator,
                      "direction": ""} | told | found
                 )  # fmt: skip
-        for beside in ("", "yes"):
+            mine += after[r.row]
+        for beside in dict.fromkeys(c["beside"] for c in mine):
             give_directions([c for c in mine if c["beside"] == beside])
         cells += mine
     return pd.DataFrame(cells).reindex(columns=COLUMNS)
 
 
+def real_cell(paper: Paper, table: str, row: Row, metric: str, real: RealRow, published: dict) -> dict:
+    """A cell of a row that was measured with the paper's own model, by the estimator of its scores."""
+    part = real.part(paper.metrics[metric])
+    names = " or ".join(paper.metrics[metric].real) or "any metric that is known to fill this column"
+    found, estimator = {"measured": "not run", "reason": f"the import {real.name} has no {names}"}, ""
+    if part is not None:
+        as_measured, own, base, estimator = part
+        mixed = several_settings(own) or several_settings(base)
+        found = {"measured": "incomplete", "reason": mixed} if mixed else measure(own, base, as_measured)
+    base = next((r for r in paper.tables[table].rows if r.row == row.against), None)
+    first = real.scores.iloc[0]
+    return {
+        "paper": paper.paper, "table": table, "row": f"{row.row}, {real.name}", "beside": MARK + real.name,
+        "backbone": row.backbone, "metric": metric, "method": first["method"], "guidance_scale": first["guidance_scale"],
+        "measured_on": f"{first['backbone'] or row.backbone}, {real.name}", "estimator": estimator, "direction": "",
+        "command": "",
+    } | publication(published, paper.paper, table, row, base, metric) | found  # fmt: skip
+
+
 def give_directions(family: list[dict]) -> None:
     """Give every measured change with a published sign its direction: "agrees" or "disagrees" by the rule of the claims,
     else "undecided". p is corrected by Holm over `family`: the cells of one table of one paper with a published direction;
-    rows beside the paper's setting are a family of their own."""
+    rows beside the paper's setting are a family of their own, and so are those of each import. Cells of the same videos, as
+    where one model stands in for two, are one test."""
     tested = [c for c in family if c["sign"] and "ends" in c]
-    for cell, p in zip(tested, holm([c["p"] for c in tested]), strict=True):
-        cell["p (Holm)"], cell["direction"] = float(p), AGREEMENT[decide(*cell["ends"], p, cell["sign"])]
+    tests = {test_of(c, i): c["p"] for i, c in enumerate(tested)}
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    for i, cell in enumerate(tested):
+        p = float(adjusted[test_of(cell, i)])
+        cell["p (Holm)"], cell["direction"] = p, AGREEMENT[decide(*cell["ends"], p, cell["sign"])]
+
+
+def test_of(cell: dict, i: int) -> tuple:
+    """What tells the test of a cell, the i-th, from the others of its family: its setting, metric and change."""
+    return tuple(cell[k] for k in SAME) + cell["ends"] if all(k in cell for k in SAME) else (i,)
 
 
 def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -> dict:
@@ -123,11 +165,12 @@ def measure(part: pd.DataFrame, baseline: pd.DataFrame | None, metric: Metric) -
         return {"measured": "not run", "reason": "no sample in common with its baseline"}
     if missing := int(part[metric.measured].isna().sum()):
         return {"measured": "incomplete", "reason": f"{missing} of {len(part)} videos have no {metric.measured}"}
-    mean = mean_interval(part[metric.measured], part["sample"], proportion=is_proportion(metric.measured))
+    proportion = is_proportion(metric.measured) if metric.proportion is None else metric.proportion
+    mean = mean_interval(part[metric.measured], part["sample"], proportion=proportion)
     out = dict(zip(["measured", "low", "high"], mean, strict=True))
     tested = {}
     if rest and len(rest[0]) and not rest[0][metric.measured].isna().any():
-        d = paired_difference(part, rest[0], metric.measured)
+        d = paired_difference(part, rest[0], metric.measured, proportion=proportion)
         out |= {"change": d["difference"], "change_low": d["low"], "change_high": d["high"]}
         out |= {"detectable": d["detectable"]}
         tested = {"p": d["p"], "changed": d["changed"], "ends": (d["low"], d["high"])}
@@ -196,7 +239,9 @@ def build_tables(parameters: Parameters, results: Path) -> tuple[dict[str, Paper
     scores, published = load_scores(results, parameters), load_published()
     papers = {p.stem: load_paper(p, parameters) for p in sorted(SPECS.glob("*.yaml"))}
     costs = load_costs(parameters, results)
-    cells = pd.concat([build(p, scores, published, parameters, costs) for p in papers.values()], ignore_index=True)
+    imported = load_imported(results)
+    cells = [build(p, scores, published, parameters, costs, imported) for p in papers.values()]
+    cells = pd.concat(cells, ignore_index=True)
     return papers, cells, scores
 
 

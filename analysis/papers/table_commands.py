@@ -6,9 +6,11 @@ import json
 
 from ..study.parameters import Parameters
 from ..study.score_columns import MOTION
+from .real_rows import preset_method
 from .table_schema import Metric, Model, Row
 
 OLDER = "scored before this column existed"
+RATE = "python -m analysis rate MANIFEST.csv --pairs 60 --raters 5 -o FOLDER"
 
 
 def sweeps_of(row: Row, model: Model, parameters: Parameters) -> list[str]:
@@ -41,12 +43,24 @@ def command(row: Row, model: Model, parameters: Parameters, published: dict, pap
     return " ".join([*words, "-o VIDEO.mp4"])
 
 
-def explain(found: dict, row: Row, model: Model, metric: Metric, parameters: Parameters, real: str) -> dict:
+def study_command(paper: str, table: str, row: Row) -> str:
+    """What begins a study that fills a row with videos of the paper's own model; "" for a row without presets."""
+    if preset_method(paper, table, row.row) is None:
+        return ""
+    return f"python -m analysis study new NAME --table {paper}/{table.removeprefix('table')} --benchmark DIR"
+
+
+def explain(
+    found: dict, row: Row, model: Model, metric: Metric, parameters: Parameters, real: str, study: str = ""
+) -> dict:
     """Why a cell has no number, and what would give it one: a sweep, if one has the row's setting and was not run or not
-    scored since; else `real`, the command on the paper's backbone, which a cell with a number has, too."""
+    scored since; else `study`, which fills the row with videos of the paper's backbone, or, where the paper's table has no
+    presets, `real`, which makes one such video. A cell with a number has `real`, too; what people rate has the rating sheet."""
     state, reason = found["measured"], found.get("reason", "")
+    if any(name.startswith("human_") for name in metric.real):
+        return {"reason": metric.none, "command": RATE}
     if state == "no stand-in":
-        return {"reason": metric.none, "command": real}
+        return {"reason": metric.none, "command": (study if metric.real else "") or real}
     if state != "not run":
         return {"command": real}
     todo = [
@@ -64,4 +78,7 @@ def explain(found: dict, row: Row, model: Model, metric: Metric, parameters: Par
     if model.stand_in and row.method:
         needed = f"no sweep of params.yaml has {row.method} at guidance {row.scale(model)} on {model.stand_in}"
     reasons = [needed] if model.stand_in and row.method else [needed, model.note]
-    return {"reason": row.why or "; ".join(filter(None, reasons)) or "no sweep of params.yaml has it", "command": real}
+    return {
+        "reason": row.why or "; ".join(filter(None, reasons)) or "no sweep of params.yaml has it",
+        "command": study or real,
+    }

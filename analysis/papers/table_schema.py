@@ -26,10 +26,21 @@ class Column(_Strict):
     digits: int = 2
 
 
+class Real(_Strict):
+    """A metric of `python -m analysis evaluate` that fills a paper's column with videos of the paper's own models: times `factor`,
+    of which main categories of the benchmark (all by default), and whether every video has 0 or 1."""
+
+    factor: float = 1
+    digits: int = 2
+    groups: list[str] = []
+    proportion: bool = False
+
+
 class Metric(_Strict):
     """A published metric: the column of the scores that stands in for it, of which events; or `none`, why nothing does.
 
-    remark: what the paper's metric sees, where that is not what the column sees.
+    remark: what the paper's metric sees, where that is not what the column sees. real: by name, what `evaluate` measures in its
+    place on videos of the paper's own models; the first that there is counts. proportion: as the column is declared by default.
     """
 
     measured: str | None = None
@@ -40,6 +51,8 @@ class Metric(_Strict):
     sees: str = ""
     remark: str = ""
     none: str = ""
+    real: dict[str, Real] = {}
+    proportion: bool | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self):

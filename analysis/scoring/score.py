@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ..study.benchmark_samples import load_samples
 from ..study.few_colours import in_few_colours
-from ..study.files import write_atomically, write_table
+from ..study.files import check_writable, write_atomically, write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import SCORES, runs_folder, sweep_folder
@@ -32,18 +33,36 @@ def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFram
     if not (folder / "manifest.csv").is_file():
         raise ValueError(f"no manifest in {folder}: run `python -m analysis generate {sweep}` first")
     manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False).to_dict("records")
-    samples = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
+    check_writable(out)
+    samples = {s["id"]: s for s in load_samples(parameters.benchmark_of(sweep).folder)}
+    if silent := [name for name in dict.fromkeys(r["sample"] for r in manifest) if not samples[name]["questions"]]:
+        raise ValueError(
+            f"{len(silent)} samples have no questions, such as {silent[0]}; `python -m analysis evaluate` scores these"
+        )
     backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
-    one = partial(score_video, folder=folder, frames=backbone.frames)
+    one = partial(score_or_say_why, folder=folder, frames=backbone.frames)
     results = executor.map(one, manifest, [samples[r["sample"]] for r in manifest], chunksize=8)
     rows = list(track(results, len(manifest), f"score {sweep}"))
     table = score_table(rows, sweep)
     if not parameters.full_size:  # their first videos are the same
         first = list(dict.fromkeys(r["sample"] for r in manifest))[:STRIPS]
-        sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames)
+        size = (backbone.height, backbone.width)
+        sheet = film_sheet([r for r in manifest if r["sample"] in first], folder, backbone.frames, size)
         write_atomically(out / STRIPS_FILE, lambda path: write_sheet(sheet, path))
     write_table(table, out / SCORES)
+    for (status, reason), rows in table[table["status"] != "ok"].groupby(["status", "reason"], sort=False):
+        print(f"{sweep}: {len(rows)} {status}, counted as wrong: {reason}", file=sys.stderr)
     return table
+
+
+def score_or_say_why(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
+    """`score_video`, and for a video that cannot be scored, such as one of another size, the row of a wrong answer with the
+    file's name and the reason: one video does not end the score of a sweep."""
+    try:
+        return score_video(row, sample, folder=folder, frames=frames)
+    except Exception as error:
+        said = " ".join(f"{row['key']}.mkv: {type(error).__name__}: {error}".split())
+        return score_video(row | {"status": "unscored", "reason": said[:300]}, sample, folder=folder, frames=frames)
 
 
 def score_table(rows: list[dict], sweep: str) -> pd.DataFrame:
@@ -59,14 +78,14 @@ def write_sheet(sheet: np.ndarray, path: Path) -> None:
     in_few_colours(Image.fromarray(sheet), COLOURS).convert("RGB").save(path, lossless=True, quality=100, method=4)
 
 
-def film_sheet(rows: list[dict], folder: Path, frames: int) -> np.ndarray:
-    """Five frames of each video side by side, the videos below each other in the order of `rows`; grey where one is
-    missing. Notebooks cut film strips out of it, so that they need no videos."""
-    picked, strips, side = np.linspace(0, frames - 1, 5).round().astype(int), [], None
+def film_sheet(rows: list[dict], folder: Path, frames: int, size: tuple[int, int]) -> np.ndarray:
+    """Five frames of each video side by side, the videos below each other in the order of `rows`; grey where there is none of
+    `size` (height, width). Notebooks cut film strips out of it, so that they need no videos."""
+    picked, strips = np.linspace(0, frames - 1, 5).round().astype(int), []
     for row in rows:
         video, _ = load_video(row, folder, frames)
-        strips.append(np.concatenate(video[picked], axis=1) if video is not None else None)
-        side = strips[-1].shape if strips[-1] is not None else side
-    if side is None:
-        raise ValueError(f"none of the videos that film strips are cut from exists in {folder}")
-    return np.concatenate([s if s is not None else np.full(side, 128, np.uint8) for s in strips])
+        if video is not None and video.shape[1:3] == size:
+            strips.append(np.concatenate(video[picked], axis=1))
+        else:
+            strips.append(np.full((size[0], len(picked) * size[1], 3), 128, np.uint8))
+    return np.concatenate(strips)

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
-QUESTION_FIELDS = {"id", "question", "expected_answer", "category"}
+from ..benchmarks import read_benchmark
+
+LISTS = ("*.json", "*.csv", "*.txt", "data/*.json")  # what a benchmark's samples are listed in
 
 
 def load_samples(folder: Path) -> list[dict]:
-    """The benchmark's records. Raises ValueError that names the sample when one lacks questions or an answer."""
-    file = folder / "meta.json"
-    if not file.is_file():
-        raise ValueError(f"no benchmark at {file}: run `python -m testbed benchmark` or `dvc repro benchmark`")
-    return _checked(file, file.stat().st_mtime_ns)
+    """The benchmark's records, of any format that `read_benchmark` knows; samples may be without questions where it has none.
+    Raises ValueError that lists every field and question that is wrong. Whether images are there is not looked at."""
+    folder = Path(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise ValueError(f"no benchmark at {folder}: run `python -m testbed benchmark` or `dvc repro benchmark`")
+    return _checked(folder, max((p.stat().st_mtime_ns for pattern in LISTS for p in folder.glob(pattern)), default=0))
 
 
 @cache
-def _checked(file: Path, changed: int) -> list[dict]:
-    samples = json.loads(file.read_text())
-    for sample in samples:
-        name = sample.get("id", "without an id")
-        if not sample.get("questions"):
-            raise ValueError(f"{file}: sample {name} has no questions, so nothing could be scored")
-        for question in sample["questions"]:
-            if missing := QUESTION_FIELDS - question.keys():
-                raise ValueError(f"{file}: a question of sample {name} lacks {sorted(missing)}")
-            if question["expected_answer"] not in ("yes", "no"):
-                raise ValueError(
-                    f"{file}: {question['id']} expects {question['expected_answer']!r}; yes or no is allowed"
-                )
-    return samples
+def _checked(folder: Path, changed: int) -> list[dict]:
+    benchmark = read_benchmark(folder, images=False)
+    if wrong := [p for p in benchmark.errors if p.kind != "missing image"]:
+        raise ValueError(f"{folder}: " + "; ".join(map(str, wrong)))
+    return benchmark.records

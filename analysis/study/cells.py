@@ -66,14 +66,14 @@ def expand(parameters: Parameters, sweep_name: str, *, checked: bool = True) -> 
         check_methods(parameters, sweep_name)
     sweep = parameters.sweeps[sweep_name]
     backbone = parameters.backbones[sweep.backbone]
-    samples = load_samples(parameters.benchmark.folder)
+    samples = load_samples(parameters.benchmark_of(sweep_name).folder)
     chosen = [i for i, s in enumerate(samples) if s["main-category"] in sweep.categories or not sweep.categories]
     if sweep.samples > len(chosen):
         of = f" of {', '.join(sweep.categories)}" if sweep.categories else ""
         raise ValueError(f"sweeps.{sweep_name}.samples is {sweep.samples}; the benchmark has {len(chosen)}{of}")
     chosen = chosen[: sweep.samples]
     weights = weights_hash(sweep.backbone, backbone)
-    sampler = content_key(backbone.model_dump(exclude={"checkpoint", "revision", "delta", "fps"}, exclude_none=True))
+    sampler = content_key(backbone.sampler())
     images = _images(parameters, sweep_name, [samples[i] for i in chosen])
     record = canonical(sweep.record.model_dump()) if sweep.record else ""
     check_projections(sweep.backbone, backbone, weights, [s for m in sweep.methods for s in parameters.methods[m]])
@@ -101,7 +101,7 @@ def _images(parameters: Parameters, sweep_name: str, samples: list[dict]) -> dic
     sweep = parameters.sweeps[sweep_name]
     if sweep.reference != "own":
         return {(c.sample, c.seed): c.key for c in expand(parameters, sweep.reference, checked=False)}
-    files = {s["id"]: parameters.benchmark.folder / s["image-path"] for s in samples}
+    files = {s["id"]: parameters.benchmark_of(sweep_name).folder / s["image-path"] for s in samples}
     if missing := [file for file in files.values() if not file.is_file()]:
         raise ValueError(f"the reference image {missing[0]} is missing; run `python -m testbed benchmark`")
     return {(sample, seed): file_hash(file) for sample, file in files.items() for seed in sweep.seeds}

@@ -67,7 +67,7 @@ def of_scores(parameters: Parameters, sweep: str) -> str:
     return content_key(
         {
             "videos": sizes_hash(runs_folder(parameters, sweep)),
-            "samples": contents_hash([parameters.benchmark.folder / "meta.json"]),
+            "samples": contents_hash([parameters.benchmark_of(sweep).folder / "meta.json"]),
             "code": scoring_code(recorded=recorded, strips=True),
             "backbone": parameters.sweeps[sweep].backbone,
             "tables": contents_hash(tables),

@@ -7,9 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from ruamel.yaml import YAML
 
+from .backbone_settings import Backbone
 from .results_layout import FULL, FULL_RUNS, SMALL, SMALL_RUNS, lineage_of, study_of
 
 Scale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
@@ -21,28 +22,10 @@ class _Strict(BaseModel):
 
 
 class Benchmark(_Strict):
-    """Where the samples are and the seed they are drawn from."""
+    """Where the samples are and the seed they are drawn from; a benchmark of other people needs no seed."""
 
     folder: Path
-    seed: int
-
-
-class Backbone(_Strict):
-    """A diffusers checkpoint, a local folder or a hub name with its revision, and how to sample from it. `delta` is a
-    file of tuned tensors that are put over the transformer's. `max_sequence_length` is the pipeline's own if not given."""
-
-    checkpoint: str
-    revision: str | None = None
-    delta: str | None = None
-    pipeline: Literal["WanPipeline", "WanImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXImageToVideoPipeline"]
-    dtype: Literal["float32", "bfloat16", "float16"]
-    height: int
-    width: int
-    frames: int
-    fps: int
-    steps: Annotated[int, Field(ge=1, le=1000)]
-    negative_prompt: str
-    max_sequence_length: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
 
 
 class Recorded(_Strict):
@@ -65,7 +48,8 @@ class FullSize(_Strict):
 
 class Sweep(_Strict):
     """A grid of cells: every method, guidance scale and blur, on the first `samples` samples (of `categories`, the main
-    ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run."""
+    ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run. `benchmark` is a
+    name in `benchmarks`, for a sweep on other samples than those of `benchmark`."""
 
     backbone: str
     samples: Annotated[int, Field(ge=1)]
@@ -78,6 +62,12 @@ class Sweep(_Strict):
     reference: str = "own"
     record: Recorded | None = None
     full: FullSize | None = None
+    benchmark: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler):
+        # Settings written from params.yaml stay the bytes that they were before there was more than one benchmark.
+        return {k: v for k, v in handler(self).items() if not (k == "benchmark" and v is None)}
 
 
 class Parameters(_Strict):
@@ -85,6 +75,7 @@ class Parameters(_Strict):
     `load_parameters`: then videos and results have folders of their own."""
 
     benchmark: Benchmark
+    benchmarks: dict[str, Benchmark] = {}
     backbones: dict[str, Backbone]
     methods: dict[str, list[dict]]
     sweeps: dict[str, Sweep]
@@ -102,6 +93,13 @@ class Parameters(_Strict):
         """Where scores, tables and figures go."""
         return FULL if self.full_size else SMALL
 
+    def benchmark_of(self, sweep: str) -> Benchmark:
+        """The benchmark of a sweep's samples. Raises ValueError for an unknown sweep."""
+        if sweep not in self.sweeps:
+            raise ValueError(f"unknown sweep {sweep!r}; params.yaml has {list(self.sweeps)}")
+        name = self.sweeps[sweep].benchmark
+        return self.benchmark if name is None else self.benchmarks[name]
+
     @model_validator(mode="after")
     def _names_exist(self):
         places = {}
@@ -112,6 +110,10 @@ class Parameters(_Strict):
                 raise ValueError(f"sweeps.{name}.methods has {unknown[0]!r}, not one of {list(self.methods)}")
             if sweep.reference != "own" and sweep.reference not in self.sweeps:
                 raise ValueError(f"sweeps.{name}.reference is {sweep.reference!r}: own, or one of {list(self.sweeps)}")
+            if sweep.benchmark is not None and sweep.benchmark not in self.benchmarks:
+                raise ValueError(f"sweeps.{name}.benchmark is {sweep.benchmark!r}, not one of {list(self.benchmarks)}")
+            if sweep.reference != "own" and self.sweeps[sweep.reference].benchmark != sweep.benchmark:
+                raise ValueError(f"sweeps.{name} and its reference {sweep.reference} have different benchmarks")
             lineage = lineage_of(sweep.backbone)
             place = (lineage, study_of(name, lineage))
             if place in places:

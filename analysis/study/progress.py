@@ -14,15 +14,17 @@ def track(items: Iterable, total: int, label: str) -> Iterator:
     """
     live = sys.stderr.isatty()
     began = spoken = time.monotonic()
+    first = None
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        first = first or now
         if now - spoken < (0.2 if live else 10.0) and done < total:
             continue
-        left = (now - began) / done * (total - done)
-        text = (
-            f"{label}: {done}/{total}, {(now - began) / done:.2f} s each, {int(left // 60)} min {int(left % 60)} s left"
-        )
+        # The first one waited for a model to be loaded, which the others need not.
+        each = (now - first) / (done - 1) if done > 1 else now - began
+        left = each * (total - done)
+        text = f"{label}: {done}/{total}, {each:.2f} s each, {int(left // 60)} min {int(left % 60)} s left"
         if now - began > 5 or live:
             print(
                 ("\r" + text.ljust(78)) if live else text,

@@ -19,7 +19,8 @@ SIZES = {"small": False, "full": True}  # everything that notebooks and tables m
 def resolve(parameters: Parameters, sweep: str) -> dict:
     """The grid of a sweep, and its backbone and methods spelled out, as plain JSON types."""
     grid = parameters.sweeps[sweep]
-    return {
+    own = {} if grid.benchmark is None else {"benchmark": parameters.benchmark_of(sweep).model_dump(mode="json")}
+    return own | {
         "grid": grid.model_dump(mode="json", exclude={"full"}),
         "backbone": parameters.backbones[grid.backbone].model_dump(mode="json"),
         "methods": {name: parameters.methods[name] for name in grid.methods},

@@ -11,6 +11,7 @@ from PIL import Image
 from .files import write_atomically
 
 av.logging.set_level(av.logging.ERROR)  # it is off by default, and then nothing says that a frame is damaged
+av.logging.set_skip_repeated(False)  # else the second file with the same damage in a process looks sound
 
 
 def write_video(path: Path, video: np.ndarray, fps: int) -> None:

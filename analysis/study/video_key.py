@@ -10,18 +10,20 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from safetensors import safe_open
 
-from .files import content_key
-from .parameters import Backbone
+from .backbone_settings import Backbone, Lora, family_of
+from .files import content_key, write_atomically
 from .source_hash import import_closure, source_hash
 
 METHODS = Path(__file__).parents[2] / "methods"
 # Of these, the version that is raised by hand is part of the key; the rest only finds and names methods.
 SHARED = ("core", "families", "registry.py", "__main__.py")
+KNOWN, LARGE = Path("build/weights.json"), 2**26  # bytes; {path: [size, time, sha256]}
 WEIGHTS = {".json", ".safetensors", ".txt", ".model"}
 
 
@@ -32,15 +34,37 @@ def canonical(settings) -> str:
 
 # Files ---------------------------------------------------------------------------------------------------------------
 def _read(path: Path, size: int, changed: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+    with path.open("rb") as file:  # piece by piece: weights are larger than memory
+        return hashlib.file_digest(file, "sha256").digest()
 
 
-_read_once = cache(_read)
+@cache
+def _read_once(path: Path, size: int, changed: int) -> bytes:
+    """`_read`, which for large files is also read once a machine: their hashes are kept in KNOWN."""
+    if size < LARGE:
+        return _read(path, size, changed)
+    place, stamp = path.resolve().as_posix(), [size, changed]
+    known = _known_hashes()
+    if place in known and known[place][:2] == stamp:
+        return bytes.fromhex(known[place][2])
+    digest = _read(path, size, changed)
+    known = _known_hashes() | {place: [*stamp, digest.hex()]}  # another process may have added to it meanwhile
+    with suppress(OSError):  # where nothing can be written it is read again next time
+        write_atomically(KNOWN, lambda path: path.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n"))
+    return digest
+
+
+def _known_hashes() -> dict[str, list]:
+    try:
+        found = json.loads(KNOWN.read_text())
+        return {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 3}
+    except (OSError, ValueError, AttributeError):  # not there yet, or not what was written here: read the files again
+        return {}
 
 
 def _digest(path: Path) -> bytes:
-    """sha256 of a file, read once a process unless its size or time changes. A file of the last seconds is always read: it
-    could change again within one tick of its time."""
+    """sha256 of a file, read once a process (a large one once a machine) unless its size or time changes. A file of the last
+    seconds is always read: it could change again within one tick of its time."""
     status = path.stat()
     read = _read if time.time_ns() - status.st_mtime_ns < 5e9 else _read_once
     return read(path, status.st_size, status.st_mtime_ns)
@@ -63,14 +87,24 @@ def folder_hash(folder: Path) -> str:
 
 # Weights -------------------------------------------------------------------------------------------------------------
 def weights_hash(name: str, backbone: Backbone) -> str:
-    """Identifies a backbone's weights: a hash of the folder's files, or the hub name at a revision, and of the delta.
-    Raises ValueError if one is missing, or if the delta was tuned from other weights."""
-    if backbone.delta is not None:
-        base, file = weights_hash(name, backbone.model_copy(update={"delta": None})), Path(backbone.delta)
-        if not file.is_file():
-            raise ValueError(f"backbone {name}: no delta at {file}; tune one with `python -m analysis tune-focal`")
-        _check_weights(file, base, f"backbone {name}: the delta {file} was tuned from", backbone, "tune")
-        return content_key({"checkpoint": base, "delta": file_hash(file)})
+    """Identifies a backbone's weights: a hash of the folder's files, or the hub name at a revision, and of the delta or the
+    LoRAs with their strengths. Raises ValueError if one is missing, or if the delta was tuned from other weights."""
+    base = checkpoint_hash(name, backbone)
+    if backbone.load.lora:
+        return content_key(
+            {"checkpoint": base, "lora": [[_lora_hash(name, one), one.scale] for one in backbone.load.lora]}
+        )
+    if backbone.delta is None:
+        return base
+    file = Path(backbone.delta)
+    if not file.is_file():
+        raise ValueError(f"backbone {name}: no delta at {file}; tune one with `python -m analysis tune-focal`")
+    _check_weights(file, base, f"backbone {name}: the delta {file} was tuned from", backbone, "tune")
+    return content_key({"checkpoint": base, "delta": file_hash(file)})
+
+
+def checkpoint_hash(name: str, backbone: Backbone) -> str:
+    """Identifies a backbone's checkpoint, without its delta and LoRAs. Raises ValueError if it is missing."""
     folder = Path(backbone.checkpoint)
     if (folder / "model_index.json").is_file():
         return folder_hash(folder)
@@ -86,6 +120,14 @@ def weights_hash(name: str, backbone: Backbone) -> str:
     return f"{backbone.checkpoint}@{backbone.revision}"
 
 
+def _lora_hash(name: str, lora: Lora) -> str:
+    if lora.revision is not None:
+        return f"{lora.checkpoint}@{lora.revision}/{lora.weight_name}"
+    if not Path(lora.checkpoint).is_file():
+        raise ValueError(f"backbone {name}: no LoRA at {lora.checkpoint}")
+    return file_hash(Path(lora.checkpoint))
+
+
 def check_projections(name: str, backbone: Backbone, weights: str, settings: Iterable[dict]) -> None:
     """Raise ValueError for a method's projection that is missing or was trained with other weights than the backbone's of
     hash `weights`; a delta over them does not count."""
@@ -96,8 +138,8 @@ def check_projections(name: str, backbone: Backbone, weights: str, settings: Ite
             "<out>/<variant>-projection.safetensors"
         )
     base = weights
-    if files and backbone.delta is not None:
-        base = weights_hash(name, backbone.model_copy(update={"delta": None}))
+    if files and (backbone.delta is not None or backbone.load.lora):
+        base = checkpoint_hash(name, backbone)
     for file in files:
         _check_weights(file, base, f"backbone {name}: the projection {file} was trained with", backbone, "train")
 
@@ -157,7 +199,7 @@ def program_hash(settings: list[dict], pipeline: str, *, blurred: bool = False, 
     values = [v for s in settings for v in s.values() if isinstance(v, str)]
     if "calibrated" in values:
         lists = json.loads((package / "calibrated_blocks.json").read_text())
-        own = [e for e in lists if pipeline.startswith(e["family"].split("Transformer")[0])]
+        own = [e for e in lists if e["family"] == family_of(pipeline)]
         found["lists"] = [[e["family"], e["count"], e["blocks"]] for e in own]
     named = sorted({v for v in values if "/" in v and Path(v).exists()})
     if named:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 
 from testbed.cores import usable_cores
@@ -32,6 +33,30 @@ def worker_pool(count: int | None = None, initializer: Callable[[], None] | None
     through `stopping`. A process starts with the first task, so a pool without tasks costs nothing."""
     context = multiprocessing.get_context("spawn")
     return _Pool(count or usable_cores(), context, initializer=_start, initargs=(initializer,))
+
+
+def gpu_pool(gpus: list[str], count: int | None = None) -> ProcessPoolExecutor:
+    """A pool of `count` processes, by default one per GPU, each of which sees one GPU of its own. gpus: what names each in
+    CUDA_VISIBLE_DEVICES, see `visible_gpus`. Raises ValueError for more processes than GPUs."""
+    if (count or len(gpus)) > len(gpus):
+        raise ValueError(f"--workers is {count}; there {'is' if len(gpus) == 1 else 'are'} {len(gpus)} GPU"
+                         f"{'s' if len(gpus) > 1 else ''}, and each worker needs one")  # fmt: skip
+    free = multiprocessing.get_context("spawn").SimpleQueue()
+    for gpu in gpus:
+        free.put(gpu)
+    return worker_pool(count or len(gpus), partial(_take_gpu, free))
+
+
+def visible_gpus(count: int) -> list[str]:
+    """What names each of `count` GPUs of this process in CUDA_VISIBLE_DEVICES: its entries where it is set, as Slurm does
+    (numbers, or UUIDs of GPUs and MIG slices), else 0, 1 ..."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(i) for i in range(count)]
+
+
+def _take_gpu(free) -> None:
+    # Before anything of torch is used, which counts the GPUs once.
+    os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
 
 
 @contextmanager

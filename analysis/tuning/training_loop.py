@@ -133,10 +133,9 @@ def clip_loss(
             run.values[guidance] = JointAttentionValues(pipe.transformer, projection)
     with pipe.transformer.cache_context("uncond" if drop else "cond"):
         if guidance is not None and guidance.cache and guidance.cache_from == "previous" and not drop:
-            with torch.no_grad():
+            with torch.no_grad():  # counted as the step before: a second pass of one name is another step
                 # Not `model`: a process whose caption was dropped has no such pass to synchronise with.
                 pipe.transformer(**inputs)
-            run.similarity_maps = {(method, step - 1): maps for (method, step), maps in run.similarity_maps.items()}
         velocity = model(**inputs)[0]
     return (velocity.float() - target.to(device)).square().mean()
 

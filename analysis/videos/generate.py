@@ -2,156 +2,50 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import os
-import shutil
-import warnings
-from collections.abc import Iterable
-from concurrent.futures import Executor, as_completed
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from functools import lru_cache, partial
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-
-import methods
-from methods import blur_image, record, steer
-from methods.core.record import Recording
-from methods.registry import from_dict
 
 from ..study.benchmark_samples import load_samples
 from ..study.cells import Cell, expand
-from ..study.files import write_atomically
-from ..study.parameters import Backbone, Parameters
+from ..study.files import check_writable
+from ..study.parameters import Parameters
 from ..study.progress import track
 from ..study.results_layout import other_runs_folder, runs_folder
-from ..study.video_files import load_reference, write_video
-from ..study.workers import stopping, worker_pool
-from .fast_convolution import convolve_directly
-from .tuned_weights import load_delta
+from ..study.workers import gpu_pool, stopping, visible_gpus, worker_pool
+from .load_backbone import check_backbone, load_pipeline
+from .records import (
+    STATES,
+    VideoState,
+    count_states,
+    kind_of,
+    mixed_machines,
+    reasons,
+    shard,
+    state_of,
+    sweep_states,
+    write_tables,
+)
+from .run_cell import run_cell
+from .sample_video import reference_image, sample_video
+from .stored_files import bring_back, remove_abandoned, set_aside, take_over, trash_folder
+
+__all__ = ["default_executor", "generate", "load_pipeline", "merge", "reference_files", "reference_image", "run_cell",
+           "sample_video"]  # fmt: skip
 
 # glibc reads these when a process starts; without them it hands large tensors back to the system after every operation.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4294967296")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "4294967296")
 
-METHODS = Path(methods.__file__).parent
-SUFFIXES = (
-    ".txt",
-    ".csv.gz",
-    ".mkv",
-)  # files of a cell, in the order in which they are written: a video says it is done
-MANIFEST = ("key", "status", "reason", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample",
-            "prompt", "reference")  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def load_pipeline(backbone: Backbone):
-    """The diffusers pipeline of a backbone, on the GPU if there is one; kept for the next cell of this process."""
-    import diffusers
-
-    diffusers.utils.logging.disable_progress_bar()
-    pipeline_class = getattr(diffusers, backbone.pipeline)
-    pipe = pipeline_class.from_pretrained(
-        backbone.checkpoint,
-        revision=backbone.revision,
-        dtype=getattr(torch, backbone.dtype),
-        use_safetensors=True,
-    )
-    if backbone.delta is not None:
-        load_delta(pipe.transformer, Path(backbone.delta))
-    if backbone.pipeline.startswith("CogVideoX"):  # the other autoencoder goes frame by frame, and gains little
-        convolve_directly(pipe.vae)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def reference_image(path: Path, backbone: Backbone, sigma: float) -> Image.Image:
-    """The reference, an image or a video's first frame, blurred by `sigma` pixels. Raises ValueError for another size
-    than the backbone's."""
-    image = load_reference(path)
-    if image.size != (backbone.width, backbone.height):
-        raise ValueError(
-            f"{path} is {image.width}x{image.height}; the backbone wants {backbone.width}x{backbone.height}"
-        )
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
-    return Image.fromarray(blur_image(pixels, sigma).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-
-
-def sample_video(cell: Cell, backbone: Backbone, image_path: Path) -> tuple[np.ndarray, Recording | None]:
-    """One video, uint8 (T, H, W, 3), as the pipeline makes it, and what was recorded of its attention."""
-    pipe = load_pipeline(backbone)
-    generator = torch.Generator().manual_seed(cell.noise)
-    inputs = {}
-    if "ImageToVideo" in backbone.pipeline:
-        inputs["image"] = reference_image(image_path, backbone, cell.blur)
-    if backbone.pipeline.startswith("CogVideoX"):
-        inputs["latents"] = initial_noise(pipe, backbone, generator)
-    if backbone.max_sequence_length is not None:
-        inputs["max_sequence_length"] = backbone.max_sequence_length
-    methods = [from_dict(settings) for settings in json.loads(cell.steering or "[]")]
-    recorder = record(pipe, **json.loads(cell.record)) if cell.record else nullcontext()
-    with steer(pipe, *methods), recorder as recording, torch.inference_mode():
-        frames = pipe(
-            prompt=cell.prompt,
-            negative_prompt=backbone.negative_prompt,
-            height=backbone.height,
-            width=backbone.width,
-            num_frames=backbone.frames,
-            num_inference_steps=backbone.steps,
-            guidance_scale=cell.guidance_scale,
-            generator=generator,
-            output_type="np",
-            **inputs,
-        ).frames[0]
-    if not np.isfinite(frames).all():
-        raise FloatingPointError("the pipeline returned values that are not finite")
-    return (frames * 255).round().clip(0, 255).astype(np.uint8), recording
-
-
-def initial_noise(pipe, backbone: Backbone, generator: torch.Generator) -> torch.Tensor:
-    """The noise (1, F, C, H, W) that a CogVideoX video starts from. Left to itself the image-to-video pipeline draws the
-    reference's latent first, and would start from other noise than its text-to-video twin."""
-    frames = (backbone.frames - 1) // pipe.vae_scale_factor_temporal + 1
-    scale = pipe.vae_scale_factor_spatial
-    size = (1, frames, pipe.transformer.config.out_channels, backbone.height // scale, backbone.width // scale)
-    noise = torch.randn(size, generator=generator, dtype=pipe.transformer.dtype)
-    return noise.to(pipe.device)
-
-
-def write_recording(recording: Recording, path: Path) -> None:
-    """A recording as compressed CSV, the same bytes for the same values."""
-    table = recording.to_frame().drop(columns=["samples", "queries_per_frame"])
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    # Without a name and a time in the header, which would differ between two runs.
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-        packed.write(text.encode())
-
-
-def run_cell(cell: Cell, backbone: Backbone, image_path: Path, folder: Path) -> tuple[str, str]:
-    """Make one video unless it is there; (status, reason). A failure is recorded, not raised, and tried again next run."""
-    target = folder / f"{cell.key}.mkv"
-    if target.exists():
-        return "ok", ""
-    try:
-        with warnings.catch_warnings(record=True) as raised:
-            warnings.simplefilter("always", UserWarning)
-            video, recording = sample_video(cell, backbone, image_path)
-        for w in raised:
-            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-        if said := [str(w.message) for w in raised if METHODS in Path(w.filename).parents]:
-            write_atomically(folder / f"{cell.key}.txt", lambda path: path.write_text("; ".join(said)))
-        if recording is not None:  # before the video, which says that the cell is done
-            write_atomically(folder / f"{cell.key}.csv.gz", partial(write_recording, recording))
-        write_video(target, video, backbone.fps)
-        return "ok", ""
-    except (ValueError, RuntimeError, FloatingPointError) as error:
-        return "failed", f"{type(error).__name__}: {error}".splitlines()[0][:200]
+ALIKE = 3  # failures of the same kind in a row after which a run ends
+PULSE = 10.0  # seconds between looks at whether a cluster still has workers
 
 
 def _one_thread():
@@ -159,88 +53,163 @@ def _one_thread():
 
 
 def default_executor(workers: int | None = None) -> AbstractContextManager[Executor]:
-    """One process per GPU, or one single-threaded process per core (which beats fewer with more threads)."""
-    gpus = torch.cuda.device_count()
-    return stopping(worker_pool(workers or gpus or None, None if gpus else _one_thread))
+    """One process per GPU, each of which sees its own alone, or one single-threaded process per core (which beats fewer
+    with more threads). Raises ValueError for more workers than GPUs."""
+    gpus = visible_gpus(torch.cuda.device_count())
+    return stopping(gpu_pool(gpus, workers) if gpus else worker_pool(workers, _one_thread))
 
 
-def shard(cells: list[Cell], part: str | None) -> list[Cell]:
-    """Every n-th cell for "i/n" (0 <= i < n), all of them for None. Raises ValueError for anything else."""
-    if part is None:
-        return cells
-    try:
-        i, n = map(int, part.split("/"))
-    except ValueError:
-        i, n = -1, 0
-    if not 0 <= i < n:
-        raise ValueError(f"--shard is {part!r}; it must be i/n with 0 <= i < n, such as 0/4")
-    return cells[i::n]
+def generate(
+    parameters: Parameters,
+    sweep: str,
+    executor: Executor,
+    *,
+    part: str | None = None,
+    only: Collection[str] = (),
+    stop_after: int = ALIKE,
+) -> int:
+    """Make all videos of a sweep in its folder of runs/ and write the manifest; how many cells have no sound video at the end.
 
-
-def generate(parameters: Parameters, sweep: str, executor: Executor, *, part: str | None = None) -> int:
-    """Make all videos of a sweep in its folder of runs/, remove those of an older grid, write the manifest; failures' count.
-
-    Videos that exist are kept, so a killed run goes on, and a changed grid costs its new cells only.
+    Videos that exist and are what was written are kept, so a killed run goes on, and a changed grid costs its new cells
+    only; those of an older grid are moved to runs/trash, from where they come back with it.
+    part: "i/n", a shard: no manifest is written (see `merge`). only: states ("failed", "corrupt", "missing") of the cells
+    that are made. Raises ValueError after `stop_after` failures of the same kind in a row; what is finished is kept.
     """
     cells = expand(parameters, sweep)
-    backbone = parameters.backbones[parameters.sweeps[sweep].backbone]
+    name = parameters.sweeps[sweep].backbone
+    backbone, folder = parameters.backbones[name], runs_folder(parameters, sweep)
     images = reference_files(parameters, sweep, cells)
-    folder = runs_folder(parameters, sweep)
-    folder.mkdir(parents=True, exist_ok=True)
+    if unknown := [state for state in only if state not in STATES[1:]]:
+        raise ValueError(f"--only has {unknown[0]!r}; allowed are {', '.join(STATES[1:])}")
+    mine = shard(cells, part)
+    check_writable(folder)
     if part is None:  # it would say that the sweep is whole, also when this run is cut off
         (folder / "manifest.csv").unlink(missing_ok=True)
-    for stray in folder.glob(".*.tmp.*"):
-        stray.unlink()
-    mine = shard(cells, part)
-    _adopt(mine, other_runs_folder(parameters, sweep), folder)
-    outcome: dict[str, tuple[str, str]] = {}
-    todo = {c.key: c for c in mine if not (folder / f"{c.key}.mkv").exists()}
-    jobs = {executor.submit(run_cell, c, backbone, images[k], folder): k for k, c in todo.items()}
-    for job in track(as_completed(jobs), len(jobs), f"generate {sweep}"):
-        outcome[jobs[job]] = job.result()
+    remove_abandoned(folder)
+    bring_back(mine, trash_folder(parameters, sweep), folder)
+    take_over(mine, other_runs_folder(parameters, sweep), folder)
+    before = [state_of(cell, folder, deep=True) for cell in mine]
+    todo = [s.cell for s in before if (s.state in only if only else s.state != "ok" or _unread(s))]
+    if todo:
+        check_backbone(name, backbone)
+        counts = ", ".join(f"{n} {state}" for state, n in count_states(before).items() if n)
+        _say(f"generate {sweep}: {len(mine)} videos, {counts}")
+    root = Path.cwd()
+    jobs = {executor.submit(run_cell, c, backbone, images[c.key], folder, root): c.key for c in todo}
+    outcome = _outcomes(jobs, executor, folder, f"generate {sweep}", stop_after)
+    after = [_with(outcome, state_of(cell, folder)) for cell in cells]
+    own = [s for s in after if s.cell.key in {c.key for c in mine}]
     if part is None:
-        _write_manifest(folder, cells, outcome, images)
-        _prune(folder, cells)
-    return sum(status != "ok" for status, _ in outcome.values())
+        if moved := set_aside(folder, trash := trash_folder(parameters, sweep), cells):
+            _say(f"generate {sweep}: {moved} videos that are not in the grid any more are in {trash}; "
+                 f"`generate {sweep} --prune` deletes them")  # fmt: skip
+        if not only or not count_states(after)["missing"]:
+            write_tables(folder, after, images)
+    _report(sweep, own)
+    return sum(s.state != "ok" for s in own)
 
 
-def _adopt(cells: Iterable[Cell], source: Path, folder: Path) -> None:
-    """Take over the videos that another run of the sweep has made: equal keys are equal videos."""
-    for cell in cells:
-        for name in (f"{cell.key}{suffix}" for suffix in SUFFIXES):
-            if (source / name).is_file() and not (folder / name).exists():
-                write_atomically(folder / name, lambda path, name=name: shutil.copyfile(source / name, path))
+def merge(parameters: Parameters, sweep: str, sources: Iterable[Path] = ()) -> list[VideoState]:
+    """Write the manifest of a sweep from the videos that are there, and make none: where each cell stands, checksums compared.
+
+    sources: other folders like runs/ (or runs/full, for the full-size run), whose videos of this sweep are copied first.
+    """
+    cells, folder = expand(parameters, sweep), runs_folder(parameters, sweep)
+    check_writable(folder)
+    for source in sources:
+        if not source.is_dir():
+            raise ValueError(f"no folder {source} to merge from")
+        take_over(cells, source / folder.relative_to(parameters.runs), folder)
+        _take_over_failures(cells, source / folder.relative_to(parameters.runs), folder)
+    states = sweep_states(parameters, sweep, deep=True)
+    write_tables(folder, states, reference_files(parameters, sweep, cells))
+    _report(sweep, states)
+    return states
 
 
 def reference_files(parameters: Parameters, sweep: str, cells: Iterable[Cell]) -> dict[str, Path]:
     """Where each cell's reference image is, by the cell's key."""
     if (source := parameters.sweeps[sweep].reference) != "own":
         return {c.key: runs_folder(parameters, source) / f"{c.image}.mkv" for c in cells}
-    folder = parameters.benchmark.folder
+    folder = parameters.benchmark_of(sweep).folder
     files = {s["id"]: folder / s["image-path"] for s in load_samples(folder)}
     return {c.key: files[c.sample] for c in cells}
 
 
-def _write_manifest(folder: Path, cells: Iterable[Cell], outcome: dict, images: dict[str, Path]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, MANIFEST, lineterminator="\n")
-    writer.writeheader()
+def _unread(state: VideoState) -> bool:
+    """Whether a video that is taken for ok was never compared with anything: an older version wrote no checksums."""
+    return state.record is None or not state.record.sha256
+
+
+def _outcomes(
+    jobs: dict[Future, str], executor: Executor, folder: Path, label: str, stop_after: int
+) -> dict[str, tuple[str, str]]:
+    """{key: (status, reason)} of all jobs. Raises ValueError after `stop_after` alike failures in a row."""
+    outcome, kind, in_a_row = {}, "", 0
+    for job in track(_finished(jobs, executor), len(jobs), label):
+        status, reason = job.result()
+        if status == "ok" and not _is_here(folder / f"{jobs[job]}.mkv", patient=hasattr(executor, "check")):
+            status, reason = "failed", f"a worker has made a video that is not in {folder}: it needs this very folder"
+        outcome[jobs[job]] = status, reason
+        same = kind_of(reason)
+        in_a_row = in_a_row + 1 if status != "ok" and same == kind else int(status != "ok")
+        kind = same
+        if in_a_row >= stop_after:
+            raise ValueError(
+                f"stopped after {in_a_row} failures of one kind in a row; the last: {reason}. "
+                f"{sum(s == 'ok' for s, _ in outcome.values())} videos were made and are kept; the next run goes on"
+            )
+    return outcome
+
+
+def _finished(jobs: Iterable[Future], executor: Executor) -> Iterator[Future]:
+    """Jobs as they finish; meanwhile an executor that has a `check` may raise."""
+    check, pending = getattr(executor, "check", None), set(jobs)
+    for job in [job for job in jobs if job.done()]:  # as_completed has these in no order
+        pending.discard(job)
+        yield job
+    while pending:
+        try:
+            for job in as_completed(set(pending), timeout=PULSE if check else None):
+                pending.discard(job)
+                yield job
+        except TimeoutError:
+            check()
+
+
+def _is_here(video: Path, *, patient: bool) -> bool:
+    """Whether a worker's video has arrived: a shared folder shows it some seconds later on another machine."""
+    end = time.monotonic() + (10 if patient else 0)
+    while not video.is_file():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _with(outcome: dict[str, tuple[str, str]], state: VideoState) -> VideoState:
+    """The state of a cell, with the reason of a failure that no record could be written of."""
+    status, reason = outcome.get(state.cell.key, ("ok", ""))
+    return replace(state, state="failed", reason=reason) if state.state == "missing" and status == "failed" else state
+
+
+def _take_over_failures(cells: Iterable[Cell], source: Path, folder: Path) -> None:
     for cell in cells:
-        status, reason = outcome.get(cell.key, ("ok", ""))
-        if status == "ok" and (note := folder / f"{cell.key}.txt").exists():  # what a method said about this video
-            reason = note.read_text()
-        row = asdict(cell) | {
-            "key": cell.key,
-            "status": status,
-            "reason": reason,
-            "reference": images[cell.key].as_posix(),
-        }
-        writer.writerow({k: row[k] for k in MANIFEST})
-    write_atomically(folder / "manifest.csv", lambda path: path.write_text(text.getvalue()))
+        failure = source / f"{cell.key}.json"
+        if (
+            failure.is_file()
+            and not (folder / f"{cell.key}.mkv").exists()
+            and not (source / f"{cell.key}.mkv").exists()
+        ):
+            (folder / failure.name).write_bytes(failure.read_bytes())
 
 
-def _prune(folder: Path, cells: Iterable[Cell]) -> None:
-    keep = {c.key for c in cells}
-    for file in [*folder.glob("*.mkv"), *folder.glob("*.csv.gz"), *folder.glob("*.txt")]:
-        if file.name.split(".")[0] not in keep:
-            file.unlink()
+def _report(sweep: str, states: list[VideoState]) -> None:
+    for state, reason, count in reasons(states):
+        _say(f"{sweep}: {count} {state}{', the first' if count > 1 else ''}: {reason}")
+    for difference in mixed_machines(states):
+        _say(f"{sweep}: videos were made with different versions or devices, and last digits may differ: {difference}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -57,7 +57,8 @@ class AttentionCall:
     query: (B, H, Lq, D). key, value: (B, H, Lk, D). mask, scale: as SDPA takes them. A method may replace query, key and
     value by tensors of the same shape.
     site: "self", "image", "text" or "joint". block, context, model, layout: where in the sampling loop and in which model.
-    module: the attention module, for methods that project something of their own.
+    module: the attention module, for methods that project something of their own. inputs: the arguments of the
+    transformer's forward, by name.
     queries, keys: which token is what. reference: positions of the reference frame among the keys, None without one.
     video_logits, other_logits: `.multiply(factor)` scales the logits of video queries, and of text and image queries.
     bias: (Lq,), added to the logits of the reference frame's keys in the conditional samples; None for no bias.
@@ -84,6 +85,7 @@ class AttentionCall:
     block_input: BlockInput | None = None
     model: Model | None = None
     module: nn.Module | None = None
+    inputs: dict = field(default_factory=dict, repr=False)
 
     def conditional(self) -> slice:
         """The samples of the batch that belong to the conditional branch."""

@@ -16,14 +16,23 @@ from .log_sum_exp import CHUNK, attention_with_lse
 
 
 def statistics(
-    call: AttentionCall, rows: torch.Tensor, *, entropy=True, groups=True, frames=True, received=False, largest=False
+    call: AttentionCall,
+    rows: torch.Tensor,
+    *,
+    entropy=True,
+    groups=True,
+    frames=True,
+    received=False,
+    largest=False,
+    tokens: torch.Tensor | None = None,
 ) -> dict:
     """Exact statistics of the video queries `rows` (n,) of a call, in float32 (float64 for float64 inputs): to 1e-5, to
     3e-4 nats where hundreds of keys are equal, as Wan's text padding is.
 
     Returns "rows": {(statistic, key): (B, H, n)} with "mass" per token group (of the groups that are present),
     "frame_mass" per latent frame of keys, "entropy" over all keys, "conditioning_entropy" within the text and image keys
-    (nats) and "largest" weight; "received": (B, H, Lk), the mean of p_ij over the rows.
+    (nats), "largest" weight and "token", the weight of the i-th of the key positions `tokens` (n,); "received": (B, H, Lk),
+    the mean of p_ij over the rows.
     """
     exact = torch.promote_types(call.query.dtype, torch.float32)
     query, key, scale = call.scaled(rows, call.video_logits)
@@ -45,6 +54,9 @@ def statistics(
         if frames
     ]
     columns = [c for c in columns if bool(c[2].any())]
+    if tokens is not None:
+        position = torch.arange(key.shape[2], device=key.device)
+        columns += [("token", i, (position == token)[None]) for i, token in enumerate(tokens.tolist())]
     one_hot = [c[2].to(exact).expand(batch, -1)[:, None, :, None].expand(*key.shape[:3], 1) for c in columns]
     size = query.shape[-1]
     out, lse = _attend(query, key, torch.cat([key, *one_hot], -1), mask, scale)

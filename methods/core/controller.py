@@ -123,7 +123,7 @@ class Controller:
             if not acting:
                 return original(*args, **kwargs)
             methods = {site: [a.method for a in found] for site, found in active.items()}
-            where = self.model_now, block, self.context, self.layout_now(), self.block_input
+            where = self.model_now, block, self.context, self.layout_now(), self.block_input, self.model_inputs
             native = native_attention(module) if backend else nullcontext()
             with native, InterceptSDPA(module, methods, *where) as intercepted:
                 out = original(*args, **kwargs)
@@ -288,12 +288,13 @@ class Controller:
             self._end_pass()
             return None
         self._check_entered()
+        edited = self.model_inputs
         for a in self._acting("edit_output"):
 
             def run(inputs, branch, name=None, *, method=a.method):
                 return self._run_extra_pass(method, inputs, branch, name)
 
-            run.controller = self
+            run.controller, run.edited_inputs = self, edited
             new = a.method.edit_output(self.model_now, self.pipeline_inputs, self.context, output, run)
             if new is not output:
                 self._note(a, "output")

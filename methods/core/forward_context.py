@@ -181,7 +181,7 @@ def read_context(
 
 def _tells_no_time(pipe) -> bool:
     """Whether a pipeline never says at which time it is, as modular pipelines; their schedulers count the steps."""
-    return pipe is not None and not hasattr(pipe, "current_timestep")
+    return pipe is not None and not hasattr(type(pipe), "current_timestep")
 
 
 def guided(pipe) -> bool:

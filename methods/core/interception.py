@@ -34,10 +34,11 @@ class InterceptSDPA(TorchFunctionMode):
         context: ForwardContext,
         layout: Layout,
         block_input: BlockInput | None,
+        inputs: dict,
     ):
         super().__init__()
         self.module, self.methods, self.sites, self.count = module, methods, list(methods), 0
-        self.model, self.block, self.block_input = model, block, block_input
+        self.model, self.block, self.block_input, self.inputs = model, block, block_input, inputs
         self.context, self.layout = context, layout
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -79,7 +80,7 @@ class InterceptSDPA(TorchFunctionMode):
             query, key, arguments["value"], arguments.get("attn_mask"),
             query.shape[-1] ** -0.5 if scale is None else scale, site, self.block, self.context, self.layout, queries, keys,
             self.layout.reference if keys is queries else None, block_input=self.block_input, model=self.model,
-            module=self.module,
+            module=self.module, inputs=self.inputs,
         )  # fmt: skip
 
 

@@ -69,7 +69,8 @@ class Method(Protocol):
 
         run(inputs, branch) calls the transformer once more, as an ordinary pass of that branch in which all methods act, and
         returns its prediction. run(inputs, branch, name) is a pass of the method's own: `context.extra` is the name, and
-        only this method acts, with those that join extra passes. Caches keep apart what they hold of it.
+        only this method acts, with those that join extra passes. Caches keep apart what they hold of it. run.edited_inputs
+        are the inputs of the pass as `edit_inputs` of all methods left them.
         """
 
     def watch(self, pipe) -> Callable[[], None]:

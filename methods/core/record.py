@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ..families import Block
+from ..families import Block, family_of
 from .attention_call import AttentionCall
 from .attention_statistics import statistics
 from .block_lists import choose_blocks
 from .forward_context import ForwardContext
+from .prompt_words import PromptTokens, tokenize, watch_prompt
 from .steer import attach
 
 COLUMNS = ["step", "steps", "timestep", "block", "branch", "site", "statistic", "query_frame", "key", "value", "samples",
@@ -36,9 +37,14 @@ class Recording:
     norm: bool = False
     blocks: str | tuple = "all"
     queries: int | None = None
+    with_words: bool = False
     _sums: dict = field(default_factory=dict, repr=False)  # row key -> [sums per frame, samples, timestep, frames]
     _received: dict = field(default_factory=dict, repr=False)  # (step, block, branch, site) -> [sum (Lk,), samples]
     _steps: int | None = field(default=None, repr=False)
+    _prompt: tuple[str, dict] | None = field(default=None, repr=False)  # what is being encoded
+    _tokens: PromptTokens | None = field(default=None, repr=False)
+    _maps: dict = field(default_factory=dict, repr=False)  # token -> [sum (F, H, W), calls] of the last video
+    _last_step: int = field(default=-1, repr=False)
 
     def __post_init__(self):
         if self.queries is not None and (not isinstance(self.queries, int) or self.queries < 1):
@@ -55,9 +61,46 @@ class Recording:
         """At every step of the chosen blocks."""
         return block.index in choose_blocks(model, self.blocks)
 
+    def watch(self, pipe):
+        """Note the prompt of each video, if words are asked for. Raises ValueError then without a pipeline."""
+        if not self.with_words:
+            return lambda: None
+
+        def note(prompt, arguments):
+            if self._prompt is None:  # the negative prompt may be encoded after it
+                self._prompt = prompt, arguments
+
+        return watch_prompt(pipe, note)
+
+    def _observe_words(self, call: AttentionCall) -> None:
+        """Add the weights of the prompt's tokens, mean over heads and conditional samples, for every video query."""
+        context, family = call.context, family_of(call.model.transformer)
+        if call.site not in ("text", "joint") or context.branch == "uncond":
+            return
+        if self._prompt is not None:  # the first pass of a new video
+            self._tokens, self._maps = tokenize(family, context.pipe, *self._prompt), {}
+            self._prompt = None
+        elif context.step < self._last_step:  # FramePack's next section
+            self._maps = {}
+        self._last_step = context.step
+        if self._tokens is None:
+            raise ValueError("words: the pipeline was given embeddings instead of a prompt")
+        text = call.keys.where("text", "text_padding")[-1].nonzero().flatten()
+        before = family.text_before(call.inputs)
+        known = {token: before + token for token in self._tokens.spans if before + token < len(text)}
+        rows = (call.queries.frames >= 0).nonzero().flatten()
+        chosen = text[torch.tensor(list(known.values()), device=text.device, dtype=torch.long)]
+        found = statistics(call, rows, entropy=False, groups=False, frames=False, tokens=chosen)["rows"]
+        for i, token in enumerate(known):
+            entry = self._maps.setdefault(token, [0.0, 0])
+            mean = found["token", i][call.conditional()].double().mean((0, 1))
+            entry[0], entry[1] = entry[0] + mean.reshape(call.layout.grid).cpu(), entry[1] + 1
+
     @torch.no_grad()
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
         """Add the statistics of one attention call, as the methods left it, with its output (B, H, Lq, D)."""
+        if self.with_words:
+            self._observe_words(call)
         self._steps = call.context.steps
         batch, half = call.query.shape[0], call.query.shape[0] // 2
         branches = [(call.context.extra or call.context.branch, slice(0, batch))]
@@ -121,6 +164,20 @@ class Recording:
         total, count = self._received[step, block, branch, site]
         return (total / count).cpu()
 
+    def words(self, words: str) -> torch.Tensor:
+        """(F, H, W) float64: the attention that each video token pays to one or more words of the prompt, mean over heads,
+        recorded blocks and steps of the conditional branch, in the last video. F: latent frames, of which the first is the
+        reference's; of FramePack those of its last section.
+
+        Raises KeyError for words that are not in the prompt, ValueError if no words were recorded.
+        """
+        if not self._maps:
+            raise ValueError("no words were recorded: record(pipe, words=True), and run the pipeline")
+        maps = [self._maps[t] for t in self._tokens.tokens_of(words) if t in self._maps]
+        if not maps:
+            raise KeyError(f"{words!r} stands behind the tokens that the model was given")
+        return sum(total / count for total, count in maps)
+
     def save(self, path: str | Path) -> None:
         """Write the frame as CSV, under a temporary name first."""
         path = Path(path)
@@ -142,6 +199,7 @@ def record(
     norm: bool = False,
     blocks: str | list = "all",
     queries: int | None = None,
+    words: bool = False,
     steps: int | None = None,
     image_tokens: int | None = None,
     branches: tuple[str, ...] | None = None,
@@ -153,10 +211,11 @@ def record(
     received: mean attention per key. norm: Euclidean length of the attention output over all heads, before the output
     projection; in cross-attention the outputs of the image and the text branch are added, so their norms say how much of
     the sum is text. blocks: as in AlignVid. queries: this many evenly spaced queries per latent frame instead of all of them
-    (the table states it): exact for these, an estimate of the frame's mean. steps, image_tokens, branches: as in `steer`.
+    (the table states it): exact for these, an estimate of the frame's mean. words: keep what every video token
+    pays to every token of the prompt, for `Recording.words`; needs a pipeline. steps, image_tokens, branches: as in `steer`.
     Statistics are computed in float32.
     Yields a Recording, which averages over all videos made under the context.
     """
-    recording = Recording(entropy, groups, frames, received, largest, norm, blocks, queries)
+    recording = Recording(entropy, groups, frames, received, largest, norm, blocks, queries, words)
     with attach(pipe_or_transformer, [recording], steps=steps, image_tokens=image_tokens, branches=branches):
         yield recording

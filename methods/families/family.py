@@ -46,6 +46,16 @@ def nothing_to_watch(pipe) -> Callable[[], None]:
     return lambda: None
 
 
+def prompt_alone(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """For families whose tokenizer is given the prompt as it is."""
+    return prompt, 0, 0
+
+
+def no_other_text(inputs: dict) -> int:
+    """For families whose text keys begin with the prompt."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A random transformer of a family, small enough for a test, and what is true of it.
@@ -89,6 +99,9 @@ class Family:
     without_reference: pipelines that give the model no reference frame where its shape has room for one -> what they give.
     refused_pipelines: pipelines that run the transformer but cannot be steered -> why.
     refuse(transformer): why a transformer of this class cannot be steered, or None.
+    prompt_text(pipe, prompt, arguments): (text that the tokenizer is given, where the prompt starts in it, tokens that are
+        cut off its front); arguments: of `pipe.encode_prompt`, by name.
+    text_before(inputs): text keys that come before those of the prompt, such as another encoder's.
     watch(pipe): note what a layout needs of a pipeline; returns an undo.
     tiny: name -> Tiny, on which every method is tested.
     """
@@ -113,6 +126,8 @@ class Family:
     without_reference: dict[str, str] = field(default_factory=dict)
     refused_pipelines: dict[str, str] = field(default_factory=dict)
     refuse: Callable[[nn.Module], str | None] = lambda transformer: None
+    prompt_text: Callable[[object, str, dict], tuple[str, int, int]] = prompt_alone
+    text_before: Callable[[dict], int] = no_other_text
     watch: Callable[[object], Callable[[], None]] = nothing_to_watch
     tiny: dict[str, Tiny] = field(default_factory=dict)
 

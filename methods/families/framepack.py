@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .family import Family, Tiny, double_and_single
+from .hunyuan_video import prompt_text
 from .tokens import Layout, make_layout, sequence, text_sequence, video_frames, video_then_text
 
 
@@ -80,6 +81,7 @@ FAMILY = Family(
     title="FramePack, FramePack-F1",
     reference="a clean frame before the video; image tokens among the text",
     pipelines=("HunyuanVideoFramepackPipeline",),
+    prompt_text=prompt_text,
     tiny={"framepack": Tiny(tiny_model, ("joint",), tiny_keys)},
     class_name="HunyuanVideoFramepackTransformer3DModel",
     attention={"attn": "joint"},

@@ -88,6 +88,18 @@ def watch(pipe):
     return forget
 
 
+def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """The prompt in the template of the pipeline, whose front is cut off."""
+    template = arguments.get("prompt_template")
+    if template is None or template.get("crop_start") is None:
+        raise ValueError(
+            "words are found only with a prompt template that says how many tokens it puts first (crop_start)"
+        )
+    text = template["template"]
+    # The end of the template's own tokens is where the prompt starts, less what the image token makes of itself.
+    return text.format(prompt), text.index("{}"), template["crop_start"]
+
+
 IMAGE_TOKENS = 2  # of the tiny models
 
 
@@ -129,6 +141,7 @@ FAMILY = Family(
     reference="the first latent frame, clean, or channels beside the latents; image tokens among the text",
     pipelines=("HunyuanVideoImageToVideoPipeline", "HunyuanSkyreelsImageToVideoPipeline", "HunyuanVideoPipeline"),
     watch=watch,
+    prompt_text=prompt_text,
     tiny={
         "hunyuan-token-replace": tiny("token_replace"),
         "hunyuan-latent-concat": tiny("latent_concat"),

@@ -31,6 +31,20 @@ def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> La
     return make_layout({"joint": joint}, grid, slice(0, size) if reference else None)
 
 
+def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """The prompt in the chat template, whose front is cut off."""
+    from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5_image2video import format_text_input
+
+    messages = format_text_input([prompt], pipe.system_message)
+    text = pipe.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)[0]
+    return text, text.rindex(prompt), pipe.prompt_template_encode_start_idx
+
+
+def text_before(inputs: dict) -> int:
+    """The tokens of the second encoder, which reads what is to be written in the picture."""
+    return int(inputs["encoder_attention_mask_2"][-1].bool().sum())
+
+
 def tiny_model(batch, grid, words):
     """The last sample's text is one word shorter than the others'."""
     from diffusers import HunyuanVideo15Transformer3DModel
@@ -63,6 +77,8 @@ FAMILY = Family(
     title="HunyuanVideo-1.5",
     reference="channels beside the latents; image tokens among the text",
     pipelines=("HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"),
+    prompt_text=prompt_text,
+    text_before=text_before,
     tiny={"hunyuan-1.5": Tiny(tiny_model, ("joint",), tiny_keys)},
     class_name="HunyuanVideo15Transformer3DModel",
     attention={"attn": "joint"},

@@ -60,6 +60,13 @@ def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> La
     return make_layout(sequences, grid, slice(0, size) if reference else None)
 
 
+def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """The prompt as Wan's pipelines clean it."""
+    from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
+
+    return prompt_clean(prompt), 0, 0
+
+
 def tiny_model(batch, grid, words, *, channels, image=None, time_per_token=False, transformer=None):
     """image: tokens of the image encoder, 257 for each image; transformer: a class of Wan's shape instead of Wan's own."""
     from diffusers import WanTransformer3DModel
@@ -112,6 +119,7 @@ FAMILY = Family(
     pipelines=("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline"),
     without_reference={"LucyEditPipeline": "a video to edit"},
     block_outputs=("hidden_states",),
+    prompt_text=prompt_text,
     tiny={
         "wan2.1-i2v": tiny(36, 257),
         "wan2.1-flf2v": tiny(36, 514),
