@@ -38,6 +38,15 @@ def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> La
     return make_layout(sequences, grid, slice(0, size) if reference else None)
 
 
+def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """The prompt as it is. Raises ValueError for Predict 2.5, which puts it into a conversation."""
+    if type(pipe).__name__ == "Cosmos2_5_PredictBasePipeline":
+        raise ValueError(
+            "words cannot be found in the text keys of Cosmos Predict 2.5, which hold a whole conversation"
+        )
+    return prompt, 0, 0
+
+
 def refuse(transformer: nn.Module) -> str | None:
     """Cosmos Transfer 2.5 has image keys, and blocks that take control latents."""
     config = transformer.config
@@ -102,6 +111,7 @@ FAMILY = Family(
     image_to_video=lambda transformer: True,
     layout=layout,
     refuse=refuse,
+    prompt_text=prompt_text,
     block_outputs=("hidden_states",),
     time_scale=1000.0,
 )

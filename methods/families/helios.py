@@ -13,6 +13,7 @@ import functools
 import torch
 from torch import nn
 
+from . import wan
 from .family import Family, Tiny, numbered
 from .tokens import Layout, make_layout, sequence, text_sequence, video_frames
 
@@ -101,5 +102,6 @@ FAMILY = Family(
     groups=lambda transformer: {"text", "video", "text_padding", "history"},
     image_to_video=lambda transformer: True,
     layout=layout,
+    prompt_text=wan.prompt_text,
     block_outputs=("hidden_states",),
 )

@@ -56,6 +56,13 @@ def words_and_registers(transformer: nn.Module, inputs: dict) -> torch.Tensor:
     return valid & (torch.arange(valid.shape[1], device=valid.device)[None] < words[:, None])
 
 
+def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:
+    """The prompt as it is: connectors with registers bring its words to the front. Raises ValueError for other connectors."""
+    if pipe.connectors.config.video_connector_num_learnable_registers is None:
+        raise ValueError("words are found only in an LTX-2 whose connectors put registers behind them")
+    return prompt, 0, 0
+
+
 def layout(transformer: nn.Module, inputs: dict, image_tokens: int | None) -> Layout:
     """The grid is told by numbers; tokens beyond it were appended."""
     hidden, grid = inputs["hidden_states"], (inputs["num_frames"], inputs["height"], inputs["width"])
@@ -142,5 +149,6 @@ FAMILY = Family(
     block_outputs=("hidden_states", "audio_hidden_states"),
     extra_passes={"uncond_stg": "cond", "uncond_modality": "cond"},
     left_out=left_out,
+    prompt_text=prompt_text,
     watch=watch,
 )
