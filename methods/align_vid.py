@@ -172,6 +172,6 @@ class AlignVid:
 
 
 def keys_seen(call: AttentionCall) -> torch.Tensor:
-    """(1 or B, Lk) bool: the keys that the call's mask lets some query see."""
-    seen = call.mask if call.mask.dtype == torch.bool else call.mask > float("-inf")
+    """(1 or B, Lk) bool: the keys that the call's mask lets some query see. LTX's mask adds -10000, which leaves no weight."""
+    seen = call.mask if call.mask.dtype == torch.bool else call.mask > -1000
     return seen.any(-2).any(1).expand(-1, call.key.shape[2])

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
-from .families import COGVIDEOX, WAN, Block, Model
+from .families import CHRONOEDIT, COGVIDEOX, SKYREELS_V2, WAN, Block, Model
 from .focal_anchors.image_branch import ImageBranchValues
 from .focal_anchors.joint_attention import JointAttentionValues
 from .focal_anchors.keywords import Anchors, find_anchors, load_clip
@@ -118,10 +118,10 @@ class FocalGuidance:
         """Raise ValueError for a model in which nothing can project the anchors, a block that does not exist, an unusable
         CLIP model, or a projection that is missing, does not fit or is not needed."""
         joint = model.family == COGVIDEOX and model.image_to_video
-        if not joint and not (model.family == WAN and "image" in model.sites):
+        if not joint and not (model.family in (WAN, SKYREELS_V2, CHRONOEDIT) and "image" in model.sites):
             raise ValueError(
                 "FocalGuidance needs something that projects its anchors: the image attention of Wan 2.1 image-to-video, "
-                f"or a CogVideoX image-to-video model with a trained `projection`; not this {model.family}"
+                f"SkyReels-V2 or ChronoEdit, or a CogVideoX image-to-video model with a trained `projection`; not this {model.family}"
             )
         if joint and self.projection is None:
             raise ValueError(

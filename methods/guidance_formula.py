@@ -16,12 +16,23 @@ from .core.controller import controllers
 from .core.forward_context import ForwardContext, guided
 from .families import COGVIDEOX, HUNYUAN, WAN
 
+# Families whose formula of guidance is not that of two predictions of one shape, in the layout (B, C, F, H, W) or CogVideoX's.
+OTHER_FORMULAS = {
+    "LTXVideoTransformer3DModel": "its predictions are packed and hold the clean reference",
+    "LTX2VideoTransformer3DModel": "its pipelines combine up to four predictions of picture and sound",
+    "Kandinsky5Transformer3DModel": "its predictions hold the clean reference, with the channels last",
+    "CosmosTransformer3DModel": "its pipelines guide what they have made of two predictions, by another formula",
+    "ChronoEditTransformer3DModel": "its video is cut to two frames in the middle of the sampling",
+}
+
 # Pipeline (or transformer) -> (step, conditional prediction) between the two passes of sequential guidance.
 _waiting: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def check_guidance(method, model) -> None:
-    """Raise ValueError for a model whose guidance is distilled into its weights, as FramePack's is."""
+    """Raise ValueError for a model whose guidance is distilled into its weights, as FramePack's is, or has another formula."""
+    if model.family in OTHER_FORMULAS:
+        raise ValueError(f"{method.label} cannot guide a {model.family}: {OTHER_FORMULAS[model.family]}")
     if getattr(model.transformer.config, "guidance_embeds", False):
         raise ValueError(
             f"{method.label} combines a conditional and an unconditional prediction; the guidance of this {model.family} "

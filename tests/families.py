@@ -27,12 +27,22 @@ def make(name, dtype=torch.float32, batch=1, grid=GRID, words=WORDS):
         k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() and k not in keep else v
         for k, v in inputs.items()
     }
-    return model.to(dtype).eval(), inputs
+    model = model.to(dtype).eval()
+    if name.startswith("kandinsky"):  # computes its time in float32; `from_pretrained` keeps these parts so
+        for part, module in model.named_modules():
+            if part.rpartition(".")[2] in model._keep_in_fp32_modules:
+                module.float()
+    return model, inputs
 
 
 @torch.no_grad()
 def forward(model, inputs):
-    return model(**inputs, return_dict=False)[0]
+    out = model(**inputs, return_dict=False)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def is_joint(name):
+    return FAMILIES[name].sites == ("joint",)
 
 
 def sites_of(name):

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +74,12 @@ def make(backbone, cell=CELL):
 
 # The schema ----------------------------------------------------------------------------------------------------------
 def test_the_families_are_those_of_methods():
-    names = [n for n in dir(diffusers) if n.endswith("Pipeline") and n.startswith(("Wan", "HunyuanVideo", "CogVideoX"))]
-    assert len(names) > 8 and {family_of(n) for n in names} == set(FAMILIES)
-    assert {n: family_of(n) for n in names} == {n: family_of_pipeline(n) for n in names}
+    names = {n: family.class_name for family in FAMILIES.values() for n in family.pipelines}
+    names |= {
+        n: names["WanPipeline"] for n in dir(diffusers) if re.fullmatch("Wan(22|Animate)?ImageToVideo.*Pipeline", n)
+    }
+    assert {family_of(n) for n in names} == set(FAMILIES)
+    assert {n: family_of(n) for n in names} == {n: family_of_pipeline(n) for n in names} == names
     with pytest.raises(ValueError, match="no family of transformers is known for the pipeline 'FluxPipeline'"):
         family_of("FluxPipeline")
 

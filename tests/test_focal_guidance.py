@@ -44,12 +44,12 @@ def picture():
     return Image.fromarray(pixels)
 
 
-def video(pipe, guidance=1.0, steps=3, prompt=PROMPT):
+def video(pipe, guidance=1.0, steps=3, prompt=PROMPT, **more):
     with torch.no_grad():
         return pipe(
             image=picture(), prompt=prompt, negative_prompt="", height=64, width=64, num_frames=9,
             num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator().manual_seed(3),
-            output_type="latent",
+            output_type="latent", **more,
         ).frames  # fmt: skip
 
 
@@ -312,3 +312,39 @@ def test_settings_survive_a_dictionary():
     assert from_dict(to_dict(method)) == method
     with pytest.raises(ValueError, match="focal needs clip"):
         from_dict({"method": "focal"})
+
+
+@pytest.mark.parametrize("kind", ["skyreels-v2", "chronoedit"])
+def test_models_of_wans_shape_are_guided_as_wan_is(kind, pipe):
+    """Wan's weights in the transformer and the pipeline of SkyReels-V2 and ChronoEdit give Wan's video."""
+    from diffusers import (
+        ChronoEditPipeline,
+        ChronoEditTransformer3DModel,
+        SkyReelsV2ImageToVideoPipeline,
+        SkyReelsV2Transformer3DModel,
+    )
+
+    model, pipeline = {
+        "skyreels-v2": (SkyReelsV2Transformer3DModel, SkyReelsV2ImageToVideoPipeline),
+        "chronoedit": (ChronoEditTransformer3DModel, ChronoEditPipeline),
+    }[kind]
+    config = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
+    transformer = model(**config).eval()
+    transformer.load_state_dict(pipe.transformer.state_dict())
+    parts = {k: v for k, v in pipe.components.items() if k not in ("transformer", "transformer_2")}
+    other = pipeline(transformer=transformer, **parts)
+    other.set_progress_bar_config(disable=True)
+    # These pipelines tell the autoencoder's scale by the number of its time steps, which the embedded one has fewer of.
+    other.vae_scale_factor_spatial, other.vae_scale_factor_temporal = (
+        pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
+    )  # fmt: skip
+    method = FocalGuidance(CLIP, **settings(text=1.0, latent=0.5, cache=0.5))
+    # ChronoEdit makes more than two frames only while it reasons about time.
+    more = {"enable_temporal_reasoning": True, "num_temporal_reasoning_steps": 3} if kind == "chronoedit" else {}
+    plain = video(pipe, 3.0)
+    assert torch.allclose(video(other, 3.0, **more), plain, atol=1e-4)
+    with steer(pipe, method):
+        expected = video(pipe, 3.0)
+    with steer(other, method):
+        found = video(other, 3.0, **more)
+    assert torch.allclose(found, expected, atol=1e-4) and not torch.allclose(found, plain, atol=1e-2)

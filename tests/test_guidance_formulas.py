@@ -180,7 +180,21 @@ def test_the_clean_first_frame_does_not_count():
 
 
 # --- Pipelines -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith("framepack")])
+OTHER_FORMULA = ("ltx", "kandinsky", "cosmos", "chronoedit")
+
+
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n.startswith(OTHER_FORMULA)])
+def test_pipelines_that_guide_by_another_formula_are_refused(name):
+    pipe, _ = built(name)
+    for method in METHODS:
+        with (
+            pytest.raises(ValueError, match=f"cannot guide a {type(pipe.transformer).__name__}: its "),
+            steer(pipe, method),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("name", [n for n in PIPELINES if not n.startswith(("framepack", *OTHER_FORMULA))])
 def test_pipelines_are_guided_and_themselves_again(name):
     pipe, inputs = built(name)
     plain = run(pipe, inputs)

@@ -92,5 +92,5 @@ def test_the_family_of_a_pipeline(pipeline, family):
 
 
 def test_an_unknown_pipeline_has_no_family():
-    with pytest.raises(ValueError, match="LTXPipeline"):
-        family_of_pipeline("LTXPipeline")
+    with pytest.raises(ValueError, match="MochiPipeline"):
+        family_of_pipeline("MochiPipeline")

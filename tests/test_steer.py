@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import ContextParallelConfig, ParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, make, options, sites_of
+from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, is_joint, make, options, sites_of
 
 from methods import AlignVid, DyMoS, record, steer
 from methods.core.backends import SEEN
@@ -20,8 +20,8 @@ from methods.families import GROUPS, Block, attention_modules, describe
 @pytest.mark.parametrize("name", FAMILIES)
 def test_layout_names_every_key(name, calls):
     model, inputs = make(name)
-    with steer(model, AlignVid(1.2, sites=("self", "k_image", "k_text") if "2.1" in name else ("self", "k_text"), blocks="all",
-                               window="all"), **options(name)):  # fmt: skip
+    sites = [s if s == "self" else f"k_{s}" for s in sites_of(name) if s != "joint"] or ["self"]
+    with steer(model, AlignVid(1.2, sites=sites, blocks="all", window="all"), **options(name)):
         forward(model, inputs)
     found = {call.site: call for call, _ in calls}
     assert sorted(found) == sorted(sites_of(name))
@@ -34,11 +34,9 @@ def test_layout_names_every_key(name, calls):
 def test_reference_is_the_first_latent_frame(name, calls):
     """Changing the video tokens of frame 0 changes exactly the keys that the layout calls frame 0."""
     model, inputs = make(name)
-    axis = 1 if name.startswith("cogvideox") else 2
     changed = dict(inputs, hidden_states=inputs["hidden_states"].clone())
-    per_frame = 2 if name == "cogvideox-1.5" else 1
-    changed["hidden_states"].narrow(axis, 0, per_frame).mul_(-1).add_(1)
-    site = "self" if name.startswith("wan") else "joint"
+    FAMILIES[name].first_frame(changed["hidden_states"], GRID).mul_(-1).add_(1)
+    site = "joint" if is_joint(name) else "self"
     method = AlignVid(1.2, sites=("self",), blocks=[0], window="all", groups="all")
     for i in (inputs, changed):
         with steer(model, method, **options(name)):
@@ -49,7 +47,7 @@ def test_reference_is_the_first_latent_frame(name, calls):
     assert different.tolist() == (first.keys.frames == 0).tolist()
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILIES if "wan" not in n])
+@pytest.mark.parametrize("name", [n for n in FAMILIES if is_joint(n)])
 def test_alignvid_scales_text_and_image_tokens_and_no_video_key(name, calls):
     """Section 4.2: conditioning tokens are scaled for video queries, video keys, the reference frame's among them, are not."""
     model, inputs = make(name)

@@ -34,7 +34,7 @@ def test_the_keys_of_a_word_are_where_its_text_enters(name):
         assert recording._tokens.prompt == prompt
     tokens = recording._tokens.tokens_of("dog")
     handle.remove()
-    if name.startswith(("wan", "cogvideox")):
+    if not name.startswith(("hunyuan", "framepack", "kandinsky")):
         words = pipe.tokenizer.convert_ids_to_tokens(pipe.tokenizer(prompt)["input_ids"])
         assert [words[t] for t in recording._tokens.tokens_of("cat")] == ["▁cat"]
         assert [words[t] for t in recording._tokens.tokens_of("a cat dances")] == ["▁a", "▁cat", "▁dances"]

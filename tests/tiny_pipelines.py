@@ -1,4 +1,4 @@
-"""Ten tiny random pipelines of the five families, from real classes, offline; 48 x 32 pixels give a 2 x 3 token grid."""
+"""Tiny random pipelines, from real classes, offline; 48 x 32 pixels, or 96 x 64, give a 2 x 3 token grid."""
 
 from __future__ import annotations
 
@@ -7,17 +7,37 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    AutoencoderKLLTXVideo,
     AutoencoderKLWan,
+    ChronoEditPipeline,
     ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
     CogVideoXImageToVideoPipeline,
+    Cosmos2VideoToWorldPipeline,
     FlowMatchEulerDiscreteScheduler,
+    HeliosPipeline,
+    HeliosScheduler,
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoImageToVideoPipeline,
+    Kandinsky5I2VPipeline,
+    LTX2ConditionPipeline,
+    LTX2ImageToVideoPipeline,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    LTXPipeline,
+    SkyReelsV2ImageToVideoPipeline,
+    UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
+    WanVACEPipeline,
 )
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2 import LTX2VideoCondition
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from families import make
 from PIL import Image
 from transformers import (
@@ -28,6 +48,8 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     LlamaConfig,
     LlamaModel,
     LlamaTokenizer,
@@ -177,19 +199,23 @@ def _framepack(sampling):
     }  # fmt: skip
 
 
-def _hunyuan15(name):
+def _qwen():
     alphabet = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Qwen2Tokenizer(
         vocab={w: i for i, w in enumerate(special + alphabet)}, merges=[], chat_template=CHAT_TEMPLATE,
         additional_special_tokens=special[1:],
     )  # fmt: skip
-    text_encoder = Qwen2_5_VLTextModel(
+    return tokenizer, Qwen2_5_VLTextModel(
         Qwen2_5_VLTextConfig(
             vocab_size=len(tokenizer) + 8, hidden_size=16, intermediate_size=16, num_hidden_layers=3,
             num_attention_heads=2, num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]},
         )
     )  # fmt: skip
+
+
+def _hunyuan15(name):
+    tokenizer, text_encoder = _qwen()
     text_encoder_2 = T5EncoderModel(T5Config(vocab_size=400, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
     image_encoder, feature_extractor = _siglip(8)
     pipe = HunyuanVideo15ImageToVideoPipeline(
@@ -214,6 +240,133 @@ def _cogvideox(name):
     return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "max_sequence_length": 6}
 
 
+def _ltx(name):
+    """Its pipelines want sides that are multiples of 32: 96 x 64 pixels and 9 frames give 2 x 2 x 3 tokens."""
+    tokenizer, text_encoder = _t5(16)
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False), patch_size=4, patch_size_t=1,
+    )  # fmt: skip
+    parts = dict(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
+        transformer=make("ltx-i2v")[0],
+    )  # fmt: skip
+    image = Image.new("RGB", (96, 64), (200, 90, 30))
+    inputs = {"height": 64, "width": 96, "max_sequence_length": 8}
+    if name == "ltx-t2v":
+        return LTXPipeline(**parts), inputs
+    if name == "ltx-i2v":
+        return LTXImageToVideoPipeline(**parts), inputs | {"image": image}
+    conditions = [LTXVideoCondition(image), LTXVideoCondition(image.rotate(90), frame_index=8, strength=0.8)]
+    return LTXConditionPipeline(**parts), inputs | {"conditions": conditions}
+
+
+def _ltx2(pipeline=LTX2ImageToVideoPipeline):
+    """LTX-2.3 without its two further passes; four registers stand behind the words."""
+    tokenizer, _ = _t5(16)
+    text_encoder = Gemma3TextModel(
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8,
+        )
+    )  # fmt: skip
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=2, per_modality_projections=True, video_hidden_dim=24, audio_hidden_dim=16,
+        video_connector_num_attention_heads=2, video_connector_attention_head_dim=12, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=4, audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8, audio_connector_num_layers=1, audio_connector_num_learnable_registers=4,
+    )  # fmt: skip
+    pipe = pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder=text_encoder, tokenizer=tokenizer, connectors=connectors,
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 3, layers_per_block=(1,) * 5,
+            decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32, temporal_compression_ratio=8,
+        ),
+        audio_vae=AutoencoderKLLTX2Audio(base_channels=6, ch_mult=(1,), num_res_blocks=1, latent_channels=2, mel_bins=12),
+        transformer=make("ltx-2.3-i2v")[0], vocoder=LTX2Vocoder(in_channels=24, hidden_channels=32),
+    )  # fmt: skip
+    image = Image.new("RGB", (96, 64), (200, 90, 30))
+    inputs = {
+        "height": 64, "width": 96, "max_sequence_length": 8, "stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0,
+        "audio_modality_scale": 1.0, "audio_guidance_scale": 1.0, "negative_prompt": "blurry cat dances a cat",
+    }  # fmt: skip
+    if pipeline is LTX2ImageToVideoPipeline:
+        return pipe, inputs | {"image": image, "image_crf": 0}
+    last = LTX2VideoCondition(image.rotate(90), index=1, strength=0.8, crf=0)
+    return pipe, inputs | {"conditions": [LTX2VideoCondition(image, crf=0), last]}
+
+
+class _Safe:
+    """Stands in the place of the safety checker, without which Cosmos does not run."""
+
+    def to(self, device):
+        pass
+
+    def check_text_safety(self, prompt):
+        return True
+
+
+def _cosmos():
+    tokenizer, text_encoder = _t5(16)
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
+    pipe = Cosmos2VideoToWorldPipeline(text_encoder, tokenizer, make("cosmos-2")[0], vae, scheduler, _Safe())
+    return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30)), "max_sequence_length": 8}
+
+
+def _helios(z=4):
+    """Two parts of the video, of three latent frames each, with short, middle and long history."""
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * z, latents_std=[1.0] * z,
+    )  # fmt: skip
+    tokenizer, text_encoder = _t5(16)
+    pipe = HeliosPipeline(tokenizer, text_encoder, vae, HeliosScheduler(stages=1), make("helios-amplified")[0])
+    image = Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))
+    return pipe, {"image": image, "num_frames": 18, "num_latent_frames_per_chunk": 3, "history_sizes": [4, 2, 1]}
+
+
+def _vace():
+    """Two reference images before two latent frames of video."""
+    tokenizer, text_encoder = _t5(16)
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 16, latents_std=[1.0] * 16,
+    )  # fmt: skip
+    pipe = WanVACEPipeline(
+        tokenizer, text_encoder, vae, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=make("wan-vace")[0]
+    )
+    image = Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))
+    return pipe, {"reference_images": [image, image.rotate(90)]}
+
+
+def _of_wans_shape(pipeline, name, **inputs):
+    """The parts of Wan 2.1 with another transformer and pipeline."""
+    wan, given = _wan("wan2.1-i2v")
+    kept = ("tokenizer", "text_encoder", "image_encoder", "image_processor", "vae")
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    parts = {k: wan.components[k] for k in kept}
+    return pipeline(**parts, scheduler=scheduler, transformer=make(name)[0]), given | inputs
+
+
+def _kandinsky():
+    """With a short template in place of the published one of 128 tokens."""
+    tokenizer, text_encoder = _qwen()
+    tokenizer_2, text_encoder_2 = _clip_text(8)
+    pipe = Kandinsky5I2VPipeline(
+        make("kandinsky-5-i2v")[0], _hunyuan_vae(), text_encoder, tokenizer, text_encoder_2, tokenizer_2,
+        FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+    pipe.prompt_template, pipe.prompt_template_encode_start_idx = "<|im_start|>{}<|im_end|>", 1
+    pipe.normalize_first_frame = lambda latents: latents  # by frames that so short a video does not have
+    return pipe, {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))}
+
+
 PIPELINES = {
     "wan2.1-i2v": lambda: _wan("wan2.1-i2v"),
     "wan2.2-a14b": lambda: _wan("wan2.2-a14b"),
@@ -225,6 +378,19 @@ PIPELINES = {
     "framepack": lambda: _framepack("inverted_anti_drifting"),
     "framepack-f1": lambda: _framepack("vanilla"),
     "cogvideox-i2v": lambda: _cogvideox("cogvideox-i2v"),
+    "ltx-i2v": lambda: _ltx("ltx-i2v"),
+    "ltx-condition": lambda: _ltx("ltx-condition"),
+    "ltx-t2v": lambda: _ltx("ltx-t2v"),
+    "ltx-2": _ltx2,
+    "ltx-2-condition": lambda: _ltx2(LTX2ConditionPipeline),
+    "cosmos-2": _cosmos,
+    "helios": _helios,
+    "wan-vace": _vace,
+    "skyreels-v2": lambda: _of_wans_shape(SkyReelsV2ImageToVideoPipeline, "skyreels-v2-i2v"),
+    "chronoedit": lambda: _of_wans_shape(
+        ChronoEditPipeline, "chronoedit", enable_temporal_reasoning=True, num_temporal_reasoning_steps=2
+    ),
+    "kandinsky-5": _kandinsky,
 }
 
 
@@ -238,7 +404,7 @@ def build(name):
     pipe.set_progress_bar_config(disable=True)
     inputs = {"prompt": "a cat dances", "negative_prompt": "blurry", "num_frames": 9} | inputs
     if name != "hunyuan-1.5":
-        inputs |= {"height": HEIGHT, "width": WIDTH}
+        inputs = {"height": HEIGHT, "width": WIDTH} | inputs
     if not name.startswith(("hunyuan", "framepack")):
         inputs["guidance_scale"] = 3.0
     return pipe, inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -114,6 +115,10 @@ class Controller:
         def forward(*args, **kwargs):
             self.entered.add((block.index, kind))
             active = {site: self._active(block, site) for site in sites}
+            if any(active.values()) and (block.index, kind) in self.family.left_out(
+                self.transformer, self.model_inputs
+            ):
+                return original(*args, **kwargs)
             acting, backend = any(active.values()), unseen_backend(module)
             self._count(block, active, backend, acting)
             if not acting:
@@ -181,11 +186,16 @@ class Controller:
             self.entered.update((block.index, kind) for kind in self.family.attention.values() if found)
             return bool(found)
 
-        def forward(hidden_states, encoder_hidden_states, *args, **kwargs):
-            hidden_states = edited(hidden_states, encoder_hidden_states)
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        video, text = self.family.block_inputs
+
+        def forward(*args, **kwargs):
+            inputs = dict(zip(names, args, strict=False)) | kwargs
+            inputs[video] = edited(inputs[video], inputs[text])
             if skipped():
-                return (hidden_states, encoder_hidden_states) if self.family.blocks_return_text else hidden_states
-            return original(hidden_states, encoder_hidden_states, *args, **kwargs)
+                left = tuple(inputs[name] for name in self.family.block_outputs)
+                return left if len(left) > 1 else left[0]
+            return original(**inputs)
 
         return forward
 
@@ -300,7 +310,7 @@ class Controller:
         left_out = self.family.left_out(self.transformer, self.model_inputs) if away else ()
         for block, kind, module in away:
             due = {site: self._active(block, site) for site in sites_of(module, kind)}
-            if block.index in left_out or not any(due.values()):
+            if (block.index, kind) in left_out or not any(due.values()):
                 continue
             reason = "the forward of its attention was put back by another library while the context was open"
             if isinstance(module.__dict__.get("forward"), Wrapper) or module.__dict__.get("forward") is None:
@@ -319,7 +329,8 @@ class Controller:
         self.context = ForwardContext(c.step, c.steps, c.timestep, branch, c.guidance, c.pipe, name or c.extra)
         try:
             with self._cache_of_its_own(name or f"extra {branch}"):
-                return self.called_module(**(inputs | {"return_dict": False}))[0]
+                out = self.called_module(**(inputs | {"return_dict": False}))
+                return out[0] if isinstance(out, tuple) else out  # Kandinsky's gives the tensor
         finally:
             self.in_extra_pass = False
             self.context, self.alone, self.entered, self.model_inputs, self.layout = before

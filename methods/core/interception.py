@@ -68,8 +68,9 @@ class InterceptSDPA(TorchFunctionMode):
             raise RuntimeError("attention with dropout, a causal mask or grouped queries cannot be steered")
         arguments = _as_autocast(arguments)
         query, key, scale = arguments["query"], arguments["key"], arguments.get("scale")
-        queries = self.layout.sequences["joint" if site == "joint" else "video"]
-        keys = queries if site in ("self", "joint") else self.layout.sequences[site]
+        sequences = self.layout.sequences
+        queries = sequences.get(f"{site} queries", sequences.get("joint" if site == "joint" else "video"))
+        keys = queries if site in ("self", "joint") else sequences[site]
         for name, tokens, found in (("queries", queries, query.shape[2]), ("keys", keys, key.shape[2])):
             if len(tokens.frames) != found:
                 raise RuntimeError(

@@ -45,9 +45,10 @@ FAMILIES: dict[str, Family] = _find_families()
 WAN, COGVIDEOX = "WanTransformer3DModel", "CogVideoXTransformer3DModel"
 HUNYUAN, HUNYUAN15 = "HunyuanVideoTransformer3DModel", "HunyuanVideo15Transformer3DModel"
 FRAMEPACK = "HunyuanVideoFramepackTransformer3DModel"
+SKYREELS_V2, CHRONOEDIT = "SkyReelsV2Transformer3DModel", "ChronoEditTransformer3DModel"
 
 __all__ = [
-    "COGVIDEOX", "FAMILIES", "FRAMEPACK", "GROUPS", "HUNYUAN", "HUNYUAN15", "REFUSED", "WAN", "Block", "Family", "Layout",
+    "CHRONOEDIT", "COGVIDEOX", "FAMILIES", "FRAMEPACK", "GROUPS", "HUNYUAN", "HUNYUAN15", "REFUSED", "SKYREELS_V2", "WAN", "Block", "Family", "Layout",
     "Model", "Tiny", "Tokens", "attention_modules", "block_modules", "describe", "family_of", "family_of_pipeline",
     "inputs_by_name", "layout_of",
 ]  # fmt: skip

@@ -52,11 +52,13 @@ def tiny(channels, time_patch=None, reference=True) -> Tiny:
         return ["text"] * 6 + ["reference" if reference else "video"] * size + ["video"] * (grid[0] - 1) * size
 
     make = functools.partial(tiny_model, channels=channels, time_patch=time_patch)
-    return Tiny(make, ("joint",), keys, image_to_video=reference)
+    first = lambda hidden, grid: hidden[:, : time_patch or 1]  # noqa: E731
+    return Tiny(make, ("joint",), keys, image_to_video=reference, first_frame=first)
 
 
 FAMILY = Family(
     title="CogVideoX, CogVideoX-1.5",
+    reference="channels beside the latents",
     pipelines=("CogVideoXImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
     without_reference={"CogVideoXFunControlPipeline": "a control video"},
     tiny={"cogvideox-i2v": tiny(8), "cogvideox-t2v": tiny(4, reference=False), "cogvideox-1.5": tiny(8, 2)},

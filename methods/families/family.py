@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from .tokens import Layout
@@ -63,6 +64,7 @@ class Tiny:
     words: valid text tokens. sites: in the order of a block. image_to_video: whether the inputs hold a reference frame.
     keys(site, grid, words, batch): the group of every key of the last sample, one name per token, in order.
     options: what `steer` must be told about the transformer without its pipeline.
+    first_frame(hidden_states, grid): the part of the input that holds the first latent frame of the video.
     """
 
     make: Callable[[int, tuple[int, int, int], int], tuple[nn.Module, dict]]
@@ -70,6 +72,9 @@ class Tiny:
     keys: Callable[[str, tuple[int, int, int], int, int], list[str]]
     image_to_video: bool = True
     options: dict = field(default_factory=dict)
+    first_frame: Callable[[torch.Tensor, tuple[int, int, int]], torch.Tensor] = lambda hidden_states, grid: (
+        hidden_states[:, :, :1]
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Family:
     """One family of transformers.
 
     class_name: of the transformer in diffusers. pipelines: classes that run it and are tested with it, as the support table
-        names them. title: its name in words.
+        names them. title: its name in words. reference: how the reference image enters, in words.
     attention: attribute of a block -> kind of the attention module there, "self", "cross" or "joint", in order. What is not
         named, such as audio, is left alone.
     blocks(transformer): every block with its module, in order of execution.
@@ -85,11 +90,14 @@ class Family:
     layout(transformer, inputs, image_tokens): the token layout of the forward call with the arguments `inputs`.
     distilled_guidance: whether the pipeline's `guidance_scale` is an input of the model, not classifier-free guidance.
     image_tokens(transformer, pipe, branch): image tokens in the text stream where the forward call does not say.
-    blocks_return_text: whether a block returns (video, text) and not the video alone.
+    block_inputs: names of the video and text tokens among the arguments of a block. block_outputs: names of the arguments
+        whose changed values a block returns, a single one not as a tuple.
     time_scale: of the time that the model is given, to 0..1000.
     extra_passes: name of a pass beside guidance's (`transformer.cache_context`) -> the branch whose condition it has.
-    left_out(transformer, inputs): positions of blocks whose attention the model itself leaves out in this call.
+    left_out(transformer, inputs): (position of the block, kind) of the attention that the model itself leaves out in this
+        call.
     without_reference: pipelines that give the model no reference frame where its shape has room for one -> what they give.
+    refused_pipelines: pipelines that run the transformer but cannot be steered -> why.
     refuse(transformer): why a transformer of this class cannot be steered, or None.
     prompt_text(pipe, prompt, arguments): (text that the tokenizer is given, where the prompt starts in it, tokens that are
         cut off its front); arguments: of `pipe.encode_prompt`, by name.
@@ -106,14 +114,17 @@ class Family:
     image_to_video: Callable[[nn.Module], bool]
     layout: Callable[[nn.Module, dict, int | None], Layout]
     title: str = ""
+    reference: str = ""
     pipelines: tuple[str, ...] = ()
     distilled_guidance: bool = False
     image_tokens: Callable[[nn.Module, object, str], int | None] = no_image_tokens
-    blocks_return_text: bool = True
+    block_inputs: tuple[str, str] = ("hidden_states", "encoder_hidden_states")
+    block_outputs: tuple[str, ...] = ("hidden_states", "encoder_hidden_states")
     time_scale: float = 1.0
     extra_passes: dict[str, str] = field(default_factory=dict)
-    left_out: Callable[[nn.Module, dict], frozenset[int]] = lambda transformer, inputs: frozenset()
+    left_out: Callable[[nn.Module, dict], frozenset[tuple[int, str]]] = lambda transformer, inputs: frozenset()
     without_reference: dict[str, str] = field(default_factory=dict)
+    refused_pipelines: dict[str, str] = field(default_factory=dict)
     refuse: Callable[[nn.Module], str | None] = lambda transformer: None
     prompt_text: Callable[[object, str, dict], tuple[str, int, int]] = prompt_alone
     text_before: Callable[[dict], int] = no_other_text
@@ -128,6 +139,8 @@ class Family:
         """The Model of a transformer of this family. Raises TypeError for one that cannot be steered, with the reason."""
         if reason := self.refuse(transformer):
             raise TypeError(f"this {self.class_name} cannot be steered: {reason}")
+        if reason := self.refused_pipelines.get(type(pipe).__name__):
+            raise TypeError(f"a {type(pipe).__name__} cannot be steered: {reason}")
         image_to_video = self.has_reference(transformer, pipe)
         groups = self.groups(transformer) | ({"reference"} if image_to_video else set())
         blocks = tuple(block for block, _ in self.blocks(transformer))

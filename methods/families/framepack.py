@@ -79,6 +79,7 @@ def tiny_keys(site, grid, words, batch):
 
 FAMILY = Family(
     title="FramePack, FramePack-F1",
+    reference="a clean frame before the video; image tokens among the text",
     pipelines=("HunyuanVideoFramepackPipeline",),
     prompt_text=prompt_text,
     tiny={"framepack": Tiny(tiny_model, ("joint",), tiny_keys)},

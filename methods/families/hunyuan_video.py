@@ -138,6 +138,7 @@ def tiny(kind) -> Tiny:
 
 FAMILY = Family(
     title="HunyuanVideo, SkyReels-V1",
+    reference="the first latent frame, clean, or channels beside the latents; image tokens among the text",
     pipelines=("HunyuanVideoImageToVideoPipeline", "HunyuanSkyreelsImageToVideoPipeline", "HunyuanVideoPipeline"),
     watch=watch,
     prompt_text=prompt_text,

@@ -75,6 +75,7 @@ def tiny_keys(site, grid, words, batch):
 
 FAMILY = Family(
     title="HunyuanVideo-1.5",
+    reference="channels beside the latents; image tokens among the text",
     pipelines=("HunyuanVideo15ImageToVideoPipeline", "HunyuanVideo15Pipeline"),
     prompt_text=prompt_text,
     text_before=text_before,

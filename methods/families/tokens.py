@@ -12,7 +12,7 @@ import torch
 
 # Codes of the token groups, in this order. `reference`: the latent frame that holds the reference image; `image`: tokens of
 # an image encoder; `text_padding`: text slots without a word, which in Wan still take part in the softmax; `history`:
-# frames that FramePack has made before.
+# frames that stand beside the video: those that FramePack has made before, LTX's images for later frames.
 GROUPS = ("text", "text_padding", "image", "reference", "video", "history")
 LATENT_GROUPS = ("reference", "video", "history")
 
@@ -37,7 +37,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Layout:
-    """The token sequences of one forward pass: `video`, `text` and `image` (cross-attention), or one `joint`.
+    """The token sequences of one forward pass: `video`, `text` and `image` (cross-attention), or one `joint`;
+    `text queries` where not all tokens of `video` attend to the text.
 
     grid: latent frames, rows and columns of tokens. reference: positions of the reference frame's tokens in the sequence
     `video` or `joint`, None if the model was given no reference. groups: names of the groups that are present.

@@ -114,8 +114,11 @@ def tiny(channels, image=None, time_per_token=False, reference=True) -> Tiny:
 FAMILY = Family(
     class_name="WanTransformer3DModel",
     title="Wan 2.1, Wan 2.2",
+    reference="channels beside the latents, in Wan 2.1 keys of an image encoder too; "
+    "in Wan 2.2 5B the first latent frame, at time 0",
     pipelines=("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline"),
-    blocks_return_text=False,
+    without_reference={"LucyEditPipeline": "a video to edit"},
+    block_outputs=("hidden_states",),
     prompt_text=prompt_text,
     tiny={
         "wan2.1-i2v": tiny(36, 257),
