@@ -92,6 +92,7 @@ FAMILY = Family(
     reference="the first latent frame, whose tokens are nearer to time 0",
     pipelines=("LTXImageToVideoPipeline", "LTXConditionPipeline", "LTXPipeline"),
     without_reference={"LTXPipeline": "a text alone"},
+    refused_pipelines={"LTXI2VLongMultiPromptPipeline": "it makes a video in windows that begin with frames of others"},
     tiny={"ltx-i2v": tiny(), "ltx-key-frame": tiny(key_frame=True), "ltx-t2v": tiny(reference=False)},
     class_name="LTXVideoTransformer3DModel",
     attention={"attn1": "self", "attn2": "cross"},
