@@ -2,7 +2,10 @@
 
 Token order: images that LTXConditionPipeline puts at later frames; video. The reference is the first latent frame, whose
 tokens have a time of their own that is nearer to 0; of a given video it is the first frame, and the others are taken for
-video. Text keys that the model's mask shuts out are `text_padding`: their weight is 0 and stays so.
+video. A reference that LTXConditionPipeline is given with less than full strength s has the time 1000 (1 - s) at most: in the
+steps below it the model treats that frame as any other, and it is video here.
+
+Text keys that the model's mask shuts out are `text_padding`: their weight is 0 and stays so.
 """
 
 from __future__ import annotations
