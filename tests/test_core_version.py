@@ -104,7 +104,7 @@ def wrong_scale(patch):
     ("name", "change"),
     [
         *[(name, change) for name in IMAGE_TO_VIDEO for change in (wrong_layout, wrong_bias)],
-        *[(name, no_mask) for name in ("hunyuan-token-replace", "hunyuan-1.5", "framepack")],
+        *[(name, no_mask) for name in ("hunyuan-token-replace", "hunyuan-1.5", "framepack", "ltx-i2v", "ltx-2-i2v")],
         *[(name, wrong_scale) for name in FAMILIES],
     ],
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
-    AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
-    AutoencoderKLWan,
     ChronoEditPipeline,
     ClassifierFreeGuidance,
     CogVideoXDDIMScheduler,
@@ -40,104 +38,42 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from families import make
 from PIL import Image
+from tiny_parts import (
+    HEIGHT,
+    LLAMA_TEMPLATE,
+    LLAVA_TEMPLATE,
+    WIDTH,
+    clip_text,
+    clip_vision,
+    hunyuan_vae,
+    llama_config,
+    llama_tokenizer,
+    qwen,
+    siglip,
+    t5,
+    wan_vae,
+)
 from transformers import (
     ByT5Tokenizer,
     CLIPImageProcessorPil,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
     CLIPVisionConfig,
-    CLIPVisionModel,
     Gemma3TextConfig,
     Gemma3TextModel,
-    LlamaConfig,
     LlamaModel,
-    LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    Qwen2_5_VLTextConfig,
-    Qwen2_5_VLTextModel,
-    Qwen2Tokenizer,
-    SiglipImageProcessorPil,
-    SiglipVisionConfig,
-    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
-
-WIDTH, HEIGHT = 48, 32
-LLAMA_TEMPLATE = "<|start_header_id|>system<|end_header_id|>describe<|eot_id|>{}"
-LLAVA_TEMPLATE = (
-    "<|start_header_id|>system<|end_header_id|><image>describe<|eot_id|><|start_header_id|>user<|end_header_id|>{}"
-    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
-)
-CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}"
-
-
-def _t5(dim):
-    tokenizer = T5Tokenizer(
-        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -2.0)]
-        + [(f"▁{w}", -3.0) for w in ("a", "cat", "dances", "blurry")],
-        extra_ids=0,
-    )
-    config = T5Config(vocab_size=len(tokenizer), d_model=dim, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    return tokenizer, T5EncoderModel(config)
-
-
-def _clip_text(dim):
-    vocab = ["<|startoftext|>", "<|endoftext|>"]
-    vocab += [c + end for c in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
-    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(vocab)}, merges=[], model_max_length=77)
-    return tokenizer, CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocab), hidden_size=dim, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            bos_token_id=0, eos_token_id=1, pad_token_id=1,
-        )
-    )  # fmt: skip
-
-
-def _clip_vision(dim, **size):
-    config = CLIPVisionConfig(hidden_size=dim, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, **size)
-    return CLIPVisionModel(config), CLIPImageProcessorPil(
-        size={"height": config.image_size, "width": config.image_size}, do_center_crop=False
-    )
-
-
-def _siglip(dim):
-    config = SiglipVisionConfig(
-        hidden_size=dim, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=12, patch_size=4
-    )
-    return SiglipVisionModel(config), SiglipImageProcessorPil(size={"height": 12, "width": 12})
-
-
-def _llama_tokenizer():
-    pieces = ["<unk>", "<s>", "</s>", "<pad>"]
-    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
-    words = [f"<0x{i:02X}>" for i in range(256)] + ["▁", *"abcdefghijklmnopqrstuvwxyz"]
-    vocab = {w: i for i, w in enumerate(pieces + special + words)}
-    return LlamaTokenizer(
-        vocab=vocab, merges=[], pad_token="<pad>", padding_side="right", additional_special_tokens=special
-    )
-
-
-def _llama_config(tokenizer):
-    return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
 
 
 def _wan(name, z=16, **options):
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * z, latents_std=[1.0] * z,
-    )  # fmt: skip
-    tokenizer, text_encoder = _t5(16)
+    vae = wan_vae(z)
+    tokenizer, text_encoder = t5(16)
     parts = dict(tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=make(name)[0])
     parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
     if name == "wan2.1-i2v":  # 16 x 16 patches and the class token: 257 image tokens, as in the real model
-        parts["image_encoder"], parts["image_processor"] = _clip_vision(16, image_size=32, patch_size=2)
+        parts["image_encoder"], parts["image_processor"] = clip_vision(16, image_size=32, patch_size=2)
     if name == "wan-t2v":
         return WanPipeline(**parts), {}
     if name == "wan2.2-a14b":
@@ -147,27 +83,20 @@ def _wan(name, z=16, **options):
     return WanImageToVideoPipeline(**parts, **options), {"image": Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))}
 
 
-def _hunyuan_vae():
-    return AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2,
-        mid_block_add_attention=False,
-    )  # fmt: skip
-
-
 def _hunyuan(name):
-    tokenizer = _llama_tokenizer()
-    tokenizer_2, text_encoder_2 = _clip_text(8)
+    tokenizer = llama_tokenizer()
+    tokenizer_2, text_encoder_2 = clip_text(8)
     vision = CLIPVisionConfig(
         hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=24, patch_size=4,
         projection_dim=8,
     )  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision, text_config=_llama_config(tokenizer), vision_feature_layer=-2, pad_token_id=3,
+        vision_config=vision, text_config=llama_config(tokenizer), vision_feature_layer=-2, pad_token_id=3,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=36,
     )  # fmt: skip
     pipe = HunyuanVideoImageToVideoPipeline(
         text_encoder=LlavaForConditionalGeneration(config), tokenizer=tokenizer, transformer=make(name)[0],
-        vae=_hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder_2=text_encoder_2,
+        vae=hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(), text_encoder_2=text_encoder_2,
         tokenizer_2=tokenizer_2,
         image_processor=CLIPImageProcessorPil(size={"height": 24, "width": 24}, do_center_crop=False),
     )  # fmt: skip
@@ -183,12 +112,12 @@ def _hunyuan(name):
 
 
 def _framepack(sampling):
-    tokenizer = _llama_tokenizer()
-    tokenizer_2, text_encoder_2 = _clip_text(8)
-    image_encoder, feature_extractor = _siglip(8)
+    tokenizer = llama_tokenizer()
+    tokenizer_2, text_encoder_2 = clip_text(8)
+    image_encoder, feature_extractor = siglip(8)
     pipe = HunyuanVideoFramepackPipeline(
-        text_encoder=LlamaModel(_llama_config(tokenizer)), tokenizer=tokenizer, transformer=make("framepack")[0],
-        vae=_hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        text_encoder=LlamaModel(llama_config(tokenizer)), tokenizer=tokenizer, transformer=make("framepack")[0],
+        vae=hunyuan_vae(), scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, image_encoder=image_encoder,
         feature_extractor=feature_extractor,
     )  # fmt: skip
@@ -199,25 +128,10 @@ def _framepack(sampling):
     }  # fmt: skip
 
 
-def _qwen():
-    alphabet = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Qwen2Tokenizer(
-        vocab={w: i for i, w in enumerate(special + alphabet)}, merges=[], chat_template=CHAT_TEMPLATE,
-        additional_special_tokens=special[1:],
-    )  # fmt: skip
-    return tokenizer, Qwen2_5_VLTextModel(
-        Qwen2_5_VLTextConfig(
-            vocab_size=len(tokenizer) + 8, hidden_size=16, intermediate_size=16, num_hidden_layers=3,
-            num_attention_heads=2, num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]},
-        )
-    )  # fmt: skip
-
-
 def _hunyuan15(name):
-    tokenizer, text_encoder = _qwen()
+    tokenizer, text_encoder = qwen()
     text_encoder_2 = T5EncoderModel(T5Config(vocab_size=400, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
-    image_encoder, feature_extractor = _siglip(8)
+    image_encoder, feature_extractor = siglip(8)
     pipe = HunyuanVideo15ImageToVideoPipeline(
         text_encoder=text_encoder, tokenizer=tokenizer, transformer=make(name)[0],
         vae=AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1),
@@ -232,7 +146,7 @@ def _hunyuan15(name):
 
 
 def _cogvideox(name):
-    tokenizer, text_encoder = _t5(8)
+    tokenizer, text_encoder = t5(8)
     vae = AutoencoderKLCogVideoX(
         block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2,
     )  # fmt: skip
@@ -242,7 +156,7 @@ def _cogvideox(name):
 
 def _ltx(name):
     """Its pipelines want sides that are multiples of 32: 96 x 64 pixels and 9 frames give 2 x 2 x 3 tokens."""
-    tokenizer, text_encoder = _t5(16)
+    tokenizer, text_encoder = t5(16)
     vae = AutoencoderKLLTXVideo(
         latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, layers_per_block=(1,) * 5,
         decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, True, False),
@@ -264,7 +178,7 @@ def _ltx(name):
 
 def _ltx2(pipeline=LTX2ImageToVideoPipeline):
     """LTX-2.3 without its two further passes; four registers stand behind the words."""
-    tokenizer, _ = _t5(16)
+    tokenizer, _ = t5(16)
     text_encoder = Gemma3TextModel(
         Gemma3TextConfig(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -308,11 +222,8 @@ class _Safe:
 
 
 def _cosmos():
-    tokenizer, text_encoder = _t5(16)
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
-    )  # fmt: skip
+    tokenizer, text_encoder = t5(16)
+    vae = wan_vae(4)
     scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
     scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
     pipe = Cosmos2VideoToWorldPipeline(text_encoder, tokenizer, make("cosmos-2")[0], vae, scheduler, _Safe())
@@ -321,11 +232,8 @@ def _cosmos():
 
 def _helios(z=4):
     """Two parts of the video, of three latent frames each, with short, middle and long history."""
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * z, latents_std=[1.0] * z,
-    )  # fmt: skip
-    tokenizer, text_encoder = _t5(16)
+    vae = wan_vae(z)
+    tokenizer, text_encoder = t5(16)
     pipe = HeliosPipeline(tokenizer, text_encoder, vae, HeliosScheduler(stages=1), make("helios-amplified")[0])
     image = Image.new("RGB", (WIDTH, HEIGHT), (200, 90, 30))
     return pipe, {"image": image, "num_frames": 18, "num_latent_frames_per_chunk": 3, "history_sizes": [4, 2, 1]}
@@ -333,11 +241,8 @@ def _helios(z=4):
 
 def _vace():
     """Two reference images before two latent frames of video."""
-    tokenizer, text_encoder = _t5(16)
-    vae = AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 16, latents_std=[1.0] * 16,
-    )  # fmt: skip
+    tokenizer, text_encoder = t5(16)
+    vae = wan_vae(16)
     pipe = WanVACEPipeline(
         tokenizer, text_encoder, vae, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=make("wan-vace")[0]
     )
@@ -356,10 +261,10 @@ def _of_wans_shape(pipeline, name, **inputs):
 
 def _kandinsky():
     """With a short template in place of the published one of 128 tokens."""
-    tokenizer, text_encoder = _qwen()
-    tokenizer_2, text_encoder_2 = _clip_text(8)
+    tokenizer, text_encoder = qwen()
+    tokenizer_2, text_encoder_2 = clip_text(8)
     pipe = Kandinsky5I2VPipeline(
-        make("kandinsky-5-i2v")[0], _hunyuan_vae(), text_encoder, tokenizer, text_encoder_2, tokenizer_2,
+        make("kandinsky-5-i2v")[0], hunyuan_vae(), text_encoder, tokenizer, text_encoder_2, tokenizer_2,
         FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
     pipe.prompt_template, pipe.prompt_template_encode_start_idx = "<|im_start|>{}<|im_end|>", 1

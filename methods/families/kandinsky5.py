@@ -1,7 +1,7 @@
 """Kandinsky 5, image-to-video and text-to-video: self-attention, then cross-attention to the text.
 
 Token order: video, frame by frame. The reference is latent frame 0, if the mask in the last channel says that it is given.
-All text keys are words: the model is given as many as the longest prompt has, and no mask. The attention of its
+All text keys are words: the model is given as many as the longest prompt of a batch has, and no mask. The attention of its
 `text_transformer_blocks`, in which words attend to words, is left alone. Refused are models with sparse (NABLA) attention,
 which sort their tokens into blocks and choose blocks of keys by a mask of flex attention.
 """

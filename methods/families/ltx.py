@@ -2,7 +2,10 @@
 
 Token order: images that LTXConditionPipeline puts at later frames; video. The reference is the first latent frame, whose
 tokens have a time of their own that is nearer to 0; of a given video it is the first frame, and the others are taken for
-video. Text keys that the model's mask shuts out are `text_padding`: their weight is 0 and stays so.
+video. A reference that LTXConditionPipeline is given with less than full strength s has the time 1000 (1 - s) at most: in the
+steps below it the model treats that frame as any other, and it is video here.
+
+Text keys that the model's mask shuts out are `text_padding`: their weight is 0 and stays so.
 """
 
 from __future__ import annotations
@@ -92,6 +95,7 @@ FAMILY = Family(
     reference="the first latent frame, whose tokens are nearer to time 0",
     pipelines=("LTXImageToVideoPipeline", "LTXConditionPipeline", "LTXPipeline"),
     without_reference={"LTXPipeline": "a text alone"},
+    refused_pipelines={"LTXI2VLongMultiPromptPipeline": "it makes a video in windows that begin with frames of others"},
     tiny={"ltx-i2v": tiny(), "ltx-key-frame": tiny(key_frame=True), "ltx-t2v": tiny(reference=False)},
     class_name="LTXVideoTransformer3DModel",
     attention={"attn1": "self", "attn2": "cross"},

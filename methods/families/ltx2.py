@@ -133,6 +133,9 @@ FAMILY = Family(
     reference="the first latent frame, whose tokens are nearer to time 0",
     pipelines=("LTX2ImageToVideoPipeline", "LTX2ConditionPipeline", "LTX2Pipeline"),
     without_reference={"LTX2Pipeline": "a text alone"},
+    refused_pipelines=dict.fromkeys(
+        ("LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"), "it runs every step in tiles"
+    ),
     tiny={
         "ltx-2-i2v": tiny(),
         "ltx-2.3-i2v": tiny(edition="2.3"),
