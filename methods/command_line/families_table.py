@@ -5,22 +5,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+from dataclasses import fields
 
-import torch
-
-from .. import families as package
-from ..families import FAMILIES, Family, Model
+from ..families import FAMILIES, REFUSED, Family, Model
 from ..registry import find_methods, required
 
-# Forms of a transformer that its configuration tells apart; each is tried on every class whose constructor has the names.
-FORMS = (
-    {},
-    {"in_channels": 36, "out_channels": 16},
-    {"in_channels": 36, "out_channels": 16, "image_dim": 1280, "added_kv_proj_dim": 5120},
-    {"image_condition_type": "token_replace"},
-    {"image_condition_type": "latent_concat"},
-)
-PLACEHOLDERS = {"float": 1.35, "int": 1, "str": "FOLDER"}
+# By the first word of a setting's type.
+PLACEHOLDERS = {"float": 0.5, "int": 1, "str": "FOLDER"}
 
 
 def add_families(commands) -> None:
@@ -31,12 +22,7 @@ def add_families(commands) -> None:
 def families(_options=None) -> None:
     """Print the table."""
     parts = [in_words(family) for family in FAMILIES.values()]
-    refused_classes = getattr(package, "REFUSED", {})
-    parts += (
-        ["\n".join(["cannot be steered", *(f"  {n}: {why}" for n, why in refused_classes.items())])]
-        if refused_classes
-        else []
-    )
+    parts += ["\n".join(["cannot be steered", *(f"  {n}: {why}" for n, why in REFUSED.items())])]
     print("\n\n".join(parts))
 
 
@@ -72,27 +58,20 @@ def pipelines(family: Family) -> list[str]:
 
 
 def models(family: Family) -> list[Model]:
-    """The forms of the transformer, described without weights; those that the family itself refuses are left out."""
-    import diffusers
-
-    kind = getattr(diffusers, family.class_name, None)
-    takes = inspect.signature(kind.__init__).parameters if kind is not None else {}
+    """The forms of the transformer that the family has tiny models of; the family's own refusals are left out."""
     found = []
-    for form in FORMS:
-        if set(form) <= set(takes):
-            with torch.device("meta"):
-                transformer = kind(**form)
-            with contextlib.suppress(ValueError, TypeError):
-                found.append(family.describe(transformer))
+    for tiny in family.tiny.values():
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(family.describe(tiny.make(1, (2, 1, 2), 1)[0]))
     return found
 
 
 def refused(forms: list[Model]) -> dict[str, str]:
-    """Methods that no form can have, with the reason. What a method needs beside the model (files) is left out."""
+    """Methods that no form can have, with the reason. What a method needs beside the model (files, blocks) is left out."""
     found = {}
     for name, kind in find_methods().items():
-        hints = inspect.get_annotations(kind)
-        method = kind(**{setting: PLACEHOLDERS[hints[setting]] for setting in required(kind)})
+        types = {f.name: str(f.type).split()[0] for f in fields(kind)}
+        method = kind(**{setting: PLACEHOLDERS[types[setting]] for setting in required(kind)})
         reasons = [reason_against(method, model) for model in forms]
         if reasons and all(reasons):
             found[name] = reasons[-1]
