@@ -11,7 +11,7 @@ from ..families import FAMILIES, REFUSED, Family, Model
 from ..registry import find_methods, required
 
 # By the first word of a setting's type.
-PLACEHOLDERS = {"float": 0.5, "int": 1, "str": "FOLDER"}
+PLACEHOLDERS = {"float": 1.0, "int": 1, "str": "FOLDER"}
 
 
 def add_families(commands) -> None:
