@@ -79,11 +79,13 @@ def refused(forms: list[Model]) -> dict[str, str]:
 
 
 def reason_against(method, model: Model) -> str | None:
-    """Why a method cannot be attached to a model; None if it can, or if only a file of its own is missing."""
+    """Why a method cannot be attached to a model; None if it can, or if only a file of its own is missing or the tiny model
+    has fewer blocks than its default names."""
     try:
         method.check(model)
     except OSError:
         return None
     except ValueError as error:
-        return None if PLACEHOLDERS["str"] in str(error) else str(error)
+        small = str(error).startswith("no block")
+        return None if small or PLACEHOLDERS["str"] in str(error) else str(error)
     return None
