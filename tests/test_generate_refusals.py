@@ -322,10 +322,22 @@ def test_methods_from_lists_and_files(tmp_path):
 
 
 # --- Plans ---------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [n for n in PIPELINES if n not in ("hunyuan-1.5", "framepack", "framepack-f1")])
+NOT_PLANNED = {
+    "hunyuan-1.5": "own tests", "framepack": "own tests", "framepack-f1": "own tests",
+    "ltx-2-condition": "as conditions, which cannot be given", "wan-vace": "needs 'video', which cannot be given",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ltx-2-condition", "wan-vace"])
+def test_pipelines_whose_inputs_are_no_options_are_refused(refused, name):
+    assert NOT_PLANNED[name] in refused(name, *TINY, "--height", "64", "--width", "96")
+
+
+@pytest.mark.parametrize("name", [n for n in PIPELINES if n not in NOT_PLANNED])
 def test_every_family_is_planned_without_weights(planned, name):
-    said = planned(name, *TINY, picture="t2v" not in name)
-    assert "size 32 x 48" in said and "frames 9" in said and "steps 2" in said
+    height, width = (64, 96) if name.startswith(("ltx", "helios")) else (32, 48)
+    said = planned(name, *TINY, "--height", str(height), "--width", str(width), picture="t2v" not in name)
+    assert f"size {height} x {width}" in said and "frames 9" in said and "steps 2" in said
 
 
 def test_what_the_checkpoint_knows_is_taken_from_it(planned):

@@ -139,11 +139,11 @@ def run_pair(
              0.0, "own", steering=steering, record=RECORD)
         for steering in ("", canonical(request.methods) if used else "")
     ]  # fmt: skip
-    keys = [(cell, request.scene, backbone) for cell in cells]
+    keys = [(cell, request.scene, canonical(backbone.model_dump())) for cell in cells]
     made = {k: v for k, v in (earlier.made if earlier else {}).items() if k in keys}
     todo = [k for k in dict.fromkeys(keys) if k not in made]
     with steps_counted(pipe, len(todo) * backbone.steps, say):
-        made |= {key: make(*key) for key in todo}
+        made |= {key: make(key[0], request.scene, backbone) for key in todo}
     (plain, looked, _), (steered, looked_steered, notes) = (made[k] for k in keys)
     questions, why = (request.questions, "") if request.questions else questions_about(request.scene, prompt)
     answers = pd.DataFrame({"question": [q["question"] for q in questions]})

@@ -117,7 +117,10 @@ def planned_scheduler(checkpoint: Checkpoint, schedule: Schedule, steps: int):
     scheduler = schedule.kind.from_config(schedule.config)
     takes = inspect.signature(scheduler.set_timesteps).parameters
     if "sigmas" in checkpoint.call and "sigmas" in takes:  # Hunyuan's pipelines give the sigmas themselves
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
+        counted = (
+            {"num_inference_steps": steps} if takes["num_inference_steps"].default is inspect.Parameter.empty else {}
+        )
+        scheduler.set_timesteps(**counted, sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1])
     else:
         scheduler.set_timesteps(steps)
     return scheduler

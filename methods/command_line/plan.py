@@ -224,7 +224,10 @@ def _fitted(checkpoint: Checkpoint, images: dict, options, size, lines: list[str
     """The images at the size of the video; pipelines that choose the size get them as they are."""
     name = checkpoint.pipeline.__name__
     if "image" not in checkpoint.call and "image" in images:
-        raise ValueError(f"--image {options.image}: {name} makes videos from text alone; leave the image out")
+        why = "makes videos from text alone; leave the image out"
+        if "conditions" in checkpoint.call:
+            why = "takes its images as conditions, which cannot be given on the command line"
+        raise ValueError(f"--image {options.image}: {name} {why}")
     if "image" in checkpoint.call and "image" not in images:
         raise ValueError(f"{name} makes videos from an image: give --image")
     if "last_image" in images and "last_image" not in checkpoint.call:
