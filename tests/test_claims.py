@@ -342,7 +342,7 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     assert list(pd.read_csv(tmp_path / "claims/claims.csv")["verdict"]) == list(table["verdict"])
     assert set(ledger["id"]) == {row.id for row in claims.ledger} and len(pd.read_csv(tmp_path / "claims/ledger.csv"))
     row = table[table["model"] == "wan-i2v"].set_index("id").loc["dominance"]
-    assert row["verdict"] == "supported" and 0 < row["low"] < row["effect"] < row["high"]
+    assert 0 < row["low"] < row["effect"] < row["high"]  # of four pairs, which can decide nothing
     scores = pd.read_csv(
         ROOT / "results/sweeps/cogvideox/focal-ablation/scores.csv"
     )  # focal-full is focal-joint-full there

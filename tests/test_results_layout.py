@@ -10,6 +10,7 @@ import pytest
 from analysis.report.score_tables import NoTables, autoencoder_table, gather, study_table, sweep_table
 from analysis.study.parameters import load_parameters, sweeps_by_backbone
 from analysis.study.results_layout import (
+    ATTENTION_STUDIES,
     FULL,
     SCORES,
     STRIPS,
@@ -82,8 +83,7 @@ def test_every_tracked_result_has_a_place():
     known |= {notebook_folder(name, r) for name in notebooks for r in ("results", FULL)}
     known |= {claims_folder(r) for r in ("results", FULL)} | {Path("results/autoencoder"), Path("results/bench")}
     known |= {Path("results/instruments")}
-    known |= {attention_study_folder(s, b) for s in ("token-maps", "semantic-layers", "foreground", "keyword-anchors")
-              for b in PARAMETERS.backbones}  # fmt: skip
+    known |= {attention_study_folder(s, b) for s in ATTENTION_STUDIES for b in PARAMETERS.backbones}
     alone = {FULL / "README.md", FULL / "verified.csv", Path("results/readme.png")}
     found = {p.relative_to(ROOT) for p in (ROOT / "results").rglob("*") if p.is_file()}
     assert {p.parent for p in found - alone} <= known
