@@ -11,7 +11,7 @@ from diffusers import ContextParallelConfig, ParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from families import FAMILIES, GRID, IMAGE_TO_VIDEO, expected_keys, forward, is_joint, make, options, sites_of
 
-from methods import AlignVid, DyMoS, record, steer
+from methods import AlignVid, DyMoS, FocalGuidance, record, steer
 from methods.core.backends import SEEN
 from methods.core.block_lists import PUBLISHED_BLOCKS, choose_blocks
 from methods.families import GROUPS, Block, attention_modules, describe
@@ -240,3 +240,19 @@ def test_unknown_models_and_inputs_are_refused():
         forward(model, inputs)
     with pytest.raises(ValueError, match="give steps="), steer(model, AlignVid(1.2)):
         forward(model, make("wan2.1-i2v")[1])
+
+
+def test_a_method_that_cannot_act_twice_is_refused_the_second_time():
+    class Once(AlignVid):
+        once = True
+
+    model, inputs = make("wan2.1-i2v")
+    method = Once(1.5, window="all", blocks="all")
+    with pytest.raises(ValueError, match="the same Once is attached already"), steer(model, method, method):
+        pass
+    with steer(model, method):
+        first = forward(model, inputs)
+        with pytest.raises(ValueError, match="cannot act twice"), steer(model, Once(1.5, window="all", blocks="all")):
+            pass
+        assert torch.equal(forward(model, inputs), first)
+    assert FocalGuidance.once
