@@ -115,11 +115,10 @@ class Controller:
         def forward(*args, **kwargs):
             self.entered.add((block.index, kind))
             active = {site: self._active(block, site) for site in sites}
-            if any(active.values()) and (block.index, kind) in self.family.left_out(
-                self.transformer, self.model_inputs
-            ):
+            acting = any(active.values())
+            if acting and (block.index, kind) in self.family.left_out(self.transformer, self.model_inputs):
                 return original(*args, **kwargs)
-            acting, backend = any(active.values()), unseen_backend(module)
+            backend = unseen_backend(module)
             self._count(block, active, backend, acting)
             if not acting:
                 return original(*args, **kwargs)
@@ -139,8 +138,7 @@ class Controller:
         return forward
 
     def _count(self, block, active, backend, acting) -> None:
-        context = self.context
-        branch = context.extra or (context.branch if self._branch_known else "?")
+        context, branch = self.context, self._pass_name()
         for steering in {a.steering for a in self.attached}:
             report = steering.counts
             for site, found in active.items():
@@ -153,8 +151,11 @@ class Controller:
 
     def _note(self, attached: Attached, site: str) -> None:
         """Count an edit of what the transformer was given ("input") or returned ("output")."""
-        branch = self.context.extra or (self.context.branch if self._branch_known else "?")
-        attached.steering.counts.acted[attached.name, self.context.step, "", site, branch] += 1
+        attached.steering.counts.acted[attached.name, self.context.step, "", site, self._pass_name()] += 1
+
+    def _pass_name(self) -> str:
+        """What the report calls the pass that runs: an extra pass by its name, another by its branch."""
+        return self.context.extra or (self.context.branch if self._branch_known else "?")
 
     def _wrapped_block(self, module, block):
         original = module.forward
