@@ -12,7 +12,7 @@ import numpy as np
 from .frame_features import as_clip, consistency, features, share
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import NotScored, Video
-from .weights import device_of, missing_model, model_folder, weights_digest
+from .weights import device_of, missing_model, model_digest, model_folder, required_folder
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,14 @@ class ClipFrames(Scorer):
         )
 
     def fingerprint(self) -> str:
-        folder = model_folder(self.model, self.revision)
-        return weights_digest(folder) if folder else ""
+        return model_digest(self.model, self.revision)
 
     @cached_property
     def loaded(self):
         """(model, device)."""
         from transformers import CLIPModel
 
-        folder, device = model_folder(self.model, self.revision), device_of(self.device)
-        if folder is None:
-            raise ValueError(missing_model(self.name, self.model, self.revision))
+        folder, device = required_folder(self.name, self.model, self.revision), device_of(self.device)
         return CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device), device
 
     def features(self, frames: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from .frame_features import as_dino, as_dino_reference, consistency, features, share, to_reference
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import NotScored, Video, load_image
-from .weights import device_of, missing_model, model_folder, weights_digest
+from .weights import device_of, missing_model, model_digest, required_folder
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,14 @@ class Dino(Scorer):
         return self.requires.missing() or missing_model(self.name, self.model, self.revision, ("ViTModel",))
 
     def fingerprint(self) -> str:
-        folder = model_folder(self.model, self.revision)
-        return weights_digest(folder) if folder else ""
+        return model_digest(self.model, self.revision)
 
     @cached_property
     def loaded(self):
         """(model, device)."""
         from transformers import ViTModel
 
-        folder, device = model_folder(self.model, self.revision), device_of(self.device)
-        if folder is None:
-            raise ValueError(missing_model(self.name, self.model, self.revision))
+        folder, device = required_folder(self.name, self.model, self.revision), device_of(self.device)
         model = ViTModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True, use_safetensors=True)
         return model.eval().to(device), device
 

@@ -19,7 +19,7 @@ from . import judge_protocol as protocol
 from .judge_protocol import Judge, Reply
 from .scorer import Requires
 from .video import NotScored, Video
-from .weights import device_of, missing_model, model_folder, weights_digest
+from .weights import device_of, missing_model, model_digest, required_folder
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +62,7 @@ class QwenJudge(Judge):
         return self.requires.missing() or missing_model(self.name, self.model, self.revision)
 
     def fingerprint(self) -> str:
-        folder = model_folder(self.model, self.revision)
-        return weights_digest(folder) if folder else ""
+        return model_digest(self.model, self.revision)
 
     @cached_property
     def loaded(self):
@@ -71,9 +70,7 @@ class QwenJudge(Judge):
         import torch
         from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-        folder = model_folder(self.model, self.revision)
-        if folder is None:
-            raise ValueError(missing_model(self.name, self.model, self.revision))
+        folder = required_folder(self.name, self.model, self.revision)
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind != "qwen2_5_vl":
             raise ValueError(f"{self.model} is a {kind}; {self.name} judges with Qwen2.5-VL")

@@ -108,3 +108,17 @@ def device_of(device: str):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     return torch.device(device)
+
+
+def required_folder(scorer: str, model: str, revision: str = "") -> Path:
+    """`model_folder`. Raises ValueError, with what `missing_model` says, if it is not there."""
+    folder = model_folder(model, revision)
+    if folder is None:
+        raise ValueError(missing_model(scorer, model, revision))
+    return folder
+
+
+def model_digest(model: str, revision: str = "") -> str:
+    """`weights_digest` of a model's folder; "" if it is not there."""
+    folder = model_folder(model, revision)
+    return weights_digest(folder) if folder else ""
