@@ -35,6 +35,24 @@ def train(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a folder's name in next_testbed/checkpoints, such as wan-t2v")],
+    guidance: Annotated[list[float], typer.Option(help="guidance scale; may be given several times")] = (1.0, 3.0),
+    samples: Annotated[int, typer.Option(help="the benchmark's first samples")] = 60,
+    steps: Annotated[int, typer.Option(help="denoising steps")] = 10,
+):
+    """Adherence by event, held-out combinations, still copies and camera motion of a trained model."""
+    from testbed.processes import default_processes
+
+    from .evaluate import evaluate as measure
+
+    if not (BENCHMARK / "meta.json").exists():
+        benchmark()
+    keys = dict(samples=samples, scales=list(guidance), steps=steps, workers=default_processes())
+    print(measure(CHECKPOINTS / model, BENCHMARK, TRAINING / "evaluated" / model, **keys).to_string())
+
+
+@app.command()
 def benchmark():
     """Draw the benchmark's samples into next_testbed/benchmark."""
     from .benchmark import write_benchmark

@@ -20,6 +20,7 @@ from testbed.trainer import replace_folder
 from .latents import encode_all
 from .lineages import module_of
 from .train_clip import train_clip
+from .train_few_steps import euler_sampler, train_few_steps
 from .train_llava import train_llava
 from .train_text import train_text
 from .train_transformer import train_transformer
@@ -60,10 +61,11 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     )
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     for name in image_to_video_models(own):
-        if "leak" in own[name]["phases"]:
+        if "leak" in own[name].get("phases", {}):
             part(f"{name}.safetensors", encode_all, lineage=lineage, kind="late", clips=data["late"], seed=seed + 6)
-        part(f"{name}.safetensors", train_transformer, lineage=lineage, name=name, **own[name])
-    assemble(lineage, ["t2v", *image_to_video_models(own)], folder, out)
+        train = train_few_steps if "sampler_steps" in own[name] else train_transformer
+        part(f"{name}.safetensors", train, lineage=lineage, name=name, **own[name])
+    assemble(lineage, own, folder, out)
     write_card(lineage, params, folder, out)
 
 
@@ -72,17 +74,24 @@ def image_to_video_models(own: dict) -> list[str]:
     return [name for name in own if name.startswith("i2v")]
 
 
-def assemble(lineage: str, names: list[str], folder: Path, out: Path) -> None:
-    """Put the trained parts together as a diffusers folder per model, `<out>/<lineage>-<name>`."""
-    for name in names:
-        weights = folder / f"{name}.safetensors"
-        assemble_one(lineage, folder, weights, out / f"{lineage}-{name}", image_to_video=name != "t2v")
+def assemble(lineage: str, own: dict, folder: Path, out: Path) -> None:
+    """Put the trained parts together as a diffusers folder per model, `<out>/<lineage>-<name>`; `own`: their parameters."""
+    for name in ("t2v", *image_to_video_models(own)):
+        weights, sampler = folder / f"{name}.safetensors", None
+        if "sampler_steps" in own[name]:  # it has learnt to jump as Euler's method does
+            sampler = euler_sampler(own[name]["shift"])
+        assemble_one(
+            lineage, folder, weights, out / f"{lineage}-{name}", image_to_video=name != "t2v", scheduler=sampler
+        )
     if (folder / "clip").exists():
         shutil.copytree(folder / "clip", out / "clip", dirs_exist_ok=True)  # with its text half
 
 
-def assemble_one(lineage: str, folder: Path, weights: Path, target: Path, *, image_to_video: bool) -> None:
-    """One diffusers folder from the transformer's `weights` and the autoencoder and CLIP in `folder`."""
+def assemble_one(
+    lineage: str, folder: Path, weights: Path, target: Path, *, image_to_video: bool, scheduler=None
+) -> None:
+    """One diffusers folder from the transformer's `weights` and the autoencoder and CLIP in `folder`; its scheduler is the
+    lineage's, or `scheduler`."""
     own = module_of(lineage)
     vae = AutoModel.from_pretrained(str(folder / "vae")).eval()
     clip = CLIPModel.from_pretrained(folder / "clip").eval() if (folder / "clip").exists() else None
@@ -91,4 +100,7 @@ def assemble_one(lineage: str, folder: Path, weights: Path, target: Path, *, ima
         model.transformer = own.image_to_video_from(model.transformer)
     model.load_state_dict(load_file(weights))
     build = own.image_to_video_pipeline if image_to_video else own.text_to_video_pipeline
-    replace_folder(target, build(vae, model.text_encoder.eval(), model.transformer.eval(), clip).save_pretrained)
+    pipe = build(vae, model.text_encoder.eval(), model.transformer.eval(), clip)
+    if scheduler is not None:
+        pipe.register_modules(scheduler=scheduler)
+    replace_folder(target, pipe.save_pretrained)

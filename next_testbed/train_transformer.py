@@ -66,12 +66,15 @@ def train_transformer(
     ema: float,
     seed: int,
     text_dropout: float = 0.1,
+    start: str = "t2v",
+    reference_noise: float = 0.0,
     device="cpu",
 ) -> None:
     """Train one model and write `<folder>/<name>.safetensors` (averaged weights).
 
-    name: "t2v" (from nothing), or a name that begins with "i2v" (from the weights of the former). A text encoder that was trained before, in
-    `<folder>/text.safetensors`, is taken as it is; else it is trained along.
+    name: "t2v" (from nothing), or a name that begins with "i2v", tuned from the weights of `start`. A text encoder that was
+    trained before, in `<folder>/text.safetensors`, is taken as it is; else it is trained along.
+    reference_noise: the reference's latent z becomes (1 - s) z + s noise, s evenly drawn up to this for each sample.
     phases: steps per phase, in order. Captions are replaced by the empty one in a `text_dropout` share of the samples.
     """
     torch.manual_seed(seed)
@@ -79,8 +82,7 @@ def train_transformer(
     own = module_of(lineage)
     model = own.build_denoiser(folder)
     if name.startswith("i2v"):
-        model.load_state_dict(load_file(folder / "t2v.safetensors"))
-        model.transformer = own.image_to_video_from(model.transformer)
+        _start_from(model, own, folder, start)
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)
@@ -99,6 +101,8 @@ def train_transformer(
         timestep = own.sample_timesteps(generator, batch)
         noise = torch.randn(clean.shape, generator=generator)
         noisy, target = own.diffuse(clean, noise, timestep)
+        if reference_noise:
+            condition = noised(condition, reference_noise, generator)
         if name.startswith("i2v"):
             noisy = own.model_input(noisy, condition, PAIR if phase == "pair" else ALL)
         else:
@@ -121,3 +125,20 @@ def train_transformer(
     )
     if rank == 0:
         save_atomically(weights, folder / f"{name}.safetensors")
+
+
+def _start_from(model, own, folder: Path, start: str) -> None:
+    """The weights of `<folder>/<start>.safetensors`, and the image-to-video transformer in either case."""
+    if start != "t2v":
+        model.transformer = own.image_to_video_from(model.transformer)
+    model.load_state_dict(load_file(folder / f"{start}.safetensors"))
+    if start == "t2v":
+        model.transformer = own.image_to_video_from(model.transformer)
+
+
+def noised(condition: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
+    """The reference's latents (B, C, F, H, W) with (1 - s) z + s noise in the first frame, s in [0, most] for each sample."""
+    share = most * torch.rand(len(condition), 1, 1, 1, generator=generator)
+    out, first = condition.clone(), condition[:, :, 0]
+    out[:, :, 0] = (1 - share) * first + share * torch.randn(first.shape, generator=generator)
+    return out

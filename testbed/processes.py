@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,14 @@ def run(function: Callable, processes: int, /, *args, **kwargs) -> None:
             raise
 
 
+def _end_with_parent() -> None:
+    mp.parent_process().join()
+    os._exit(1)
+
+
 def _entry(rank, processes, rendezvous, function, args, kwargs):
+    # Processes whose parent was killed would train on, two to a core beside those that are started after it.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if processes > 1:

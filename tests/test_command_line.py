@@ -86,9 +86,10 @@ def test_ctrl_c_ends_a_command_and_its_workers(tmp_path, code, send):
     assert group_is_gone(process.pid) and len(list((tmp_path / "done").iterdir())) < 39
 
 
+@pytest.mark.parametrize("code", [POOL, TRAINING], ids=["pool", "training"])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_do_not_outlive_a_killed_command(tmp_path, how):
-    process = begin(tmp_path, POOL)
+def test_workers_do_not_outlive_a_killed_command(tmp_path, code, how):
+    process = begin(tmp_path, code)
     os.kill(process.pid, how)
     assert finish(process)[0] == -how and group_is_gone(process.pid)
 
