@@ -32,7 +32,8 @@ def pointing(words: pd.DataFrame) -> pd.DataFrame:
 
 def attended(maps: pd.DataFrame, backbone: str, images: Path):
     """Attention to each word over the latent frames, rows are words, one scale per word; maps: rows of one backbone
-    (sample, word, frame, row, column, value). The object of a colour is outlined in the reference and in frame 0."""
+    (sample, word, frame, row, column, value), an object's colour before its shape. The object that a word names is outlined
+    in the reference and in frame 0."""
     keys = list(dict.fromkeys(zip(maps["sample"], maps["word"], strict=True)))
     frames = sorted(maps["frame"].unique())
     size = (1.15 * (len(frames) + 1) + 2.4, 1.12 * len(keys) + 0.8)
@@ -45,9 +46,9 @@ def attended(maps: pd.DataFrame, backbone: str, images: Path):
         line[0].imshow(picture, extent=(-0.5, side - 0.5, side - 0.5, -0.5))
         for ax, grid in zip(line[1:], grids, strict=True):
             drawn = ax.imshow(grid, cmap="cividis", vmin=0, vmax=high)
-        if word in COLOURS:
-            for ax in line[:2]:
-                outline(ax, object_mask(picture, word, side))
+        colour = word if word in COLOURS else colour  # a shape word is about the object of the colour before it
+        for ax in line[:2]:
+            outline(ax, object_mask(picture, colour, side))
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
