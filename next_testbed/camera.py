@@ -43,6 +43,29 @@ def camera_shift(first: np.ndarray, later: np.ndarray) -> tuple[float, float]:
     return x - MOST + _vertex(window[y], x), y - MOST + _vertex(window[:, x], y)
 
 
+def steady(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the uint8 (T, 64, 64, 3) video as a camera sees it that stays where it is in the first frame, (T, 64, 64) bool: what
+    of it the frames show). Beyond their border they are continued by their last pixels.
+
+    Frames whose camera went less than half a pixel stay as they are: resampling would blur more than it mends.
+    """
+    out, seen = video.copy(), np.ones(video.shape[:3], bool)
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    for f in range(1, len(video)):
+        dx, dy = camera_shift(video[0], video[f])
+        if np.hypot(dx, dy) < 0.5:
+            continue
+        out[f] = cv2.warpAffine(
+            video[f],
+            np.array([[1, 0, -dx], [0, 1, -dy]]),
+            (SIZE, SIZE),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        seen[f] = (x + dx >= 0) & (x + dx <= SIZE - 1) & (y + dy >= 0) & (y + dy <= SIZE - 1)
+    return out, seen
+
+
 def _vertex(values: np.ndarray, i: int) -> float:
     """Offset in (-0.5, 0.5) of a parabola's minimum from index `i`; 0 at the border."""
     if not 0 < i < len(values) - 1 or not np.isfinite(values[i - 1 : i + 2]).all():

@@ -1,5 +1,7 @@
 """The second edition of the testbed: its world, its oracle and the text encoders of its third lineage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from next_testbed import hunyuan
 from next_testbed.benchmark import COUNTS, draw_benchmark
-from next_testbed.camera import camera_shift
+from next_testbed.camera import camera_shift, steady
 from next_testbed.clips import training_clip
 from next_testbed.models import SLOTS, build_clip, build_llama_tokenizer, build_tokenizer, text_half, vision_half
 from next_testbed.oracle import Oracle
@@ -107,6 +109,22 @@ def test_the_cameras_motion_is_read_off_the_background():
     assert np.median(errors) < 0.2 and np.quantile(errors, 0.95) < 1.5
     flat = np.full((SIZE, SIZE, 3), (214, 39, 40), np.uint8)  # no background at all
     assert camera_shift(flat, flat) == (0.0, 0.0)
+
+
+def test_a_steady_video_shows_what_a_camera_that_stays_would_see():
+    errors, before = [], []
+    for clip in CLIPS[:40]:
+        video, (still, seen) = clip.video(), steady(clip.video())
+        truth = render(clip.scene, clip.event, replace(clip.ambient, pan=(0.0, 0.0)))
+        away = np.abs(still.astype(int) - truth).mean(-1)
+        errors.append(away[seen].mean())
+        before.append(np.abs(video.astype(int) - truth).mean())
+        assert np.array_equal(still[0], video[0]) and seen[0].all() and seen.mean() > 0.7
+        if clip.ambient.pan == (0.0, 0.0):
+            assert np.abs(still.astype(int) - video).mean() < 1.0
+    panned = [i for i, clip in enumerate(CLIPS[:40]) if np.hypot(*clip.ambient.pan) > 3]
+    ratios = [errors[i] / before[i] for i in panned]
+    assert len(panned) >= 5 and np.median(ratios) < 0.2 and max(ratios) < 0.5
 
 
 @pytest.fixture(scope="module")
