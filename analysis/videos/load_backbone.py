@@ -66,7 +66,7 @@ def pipeline_class(backbone: Backbone) -> type:
     import diffusers
 
     collecting = gc.isenabled()
-    gc.disable()  # half a million objects that stay are imported: looking through them again and again takes a second
+    gc.disable()  # what is imported stays; to look through it for garbage again and again takes a third of the time
     try:
         found = getattr(diffusers, backbone.pipeline, None)
     finally:
