@@ -2,7 +2,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: one core each is used best
-# On processors with AMX, bfloat16 convolutions of torch 2.13 read memory that nothing was written to, where a grid is one wide.
+# With AMX, bfloat16 convolutions of torch 2.13 give NaN now and then for grids of one column, and fail tests of exactness.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import gc
@@ -29,8 +29,8 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Let Python's collector leave out the two million objects that torch, diffusers and transformers make when they are imported:
-    meanwhile, and afterwards, when looking through them takes a third of a second each time."""
+    """Keep what torch, diffusers and transformers make when they are imported out of garbage collection, meanwhile and
+    afterwards: it stays, and to look through it takes a third of a second each time."""
     gc.disable()
     try:
         return (yield)
