@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import cv2
 import pytest
-from commands import ROOT, finish, start
+from commands import ROOT, call, finish, start
 from videos_of_others import manifest, panned, table, texture, write
 
 from analysis.scorers import evaluate as module
@@ -300,9 +300,9 @@ def test_the_command_says_what_is_wrong(tmp_path):
         (["--scorers", "sharpness", "-o", "."], ". is a folder"),
         (["--scorers", "sharpness", "-o", "a.mkv/scores.csv"], "a.mkv"),
     ]:
-        status, _, err = finish(start(tmp_path, "-m", "analysis", "evaluate", str(path), *arguments))
+        status, _, err = call(tmp_path, "evaluate", str(path), *arguments)
         assert status == 1 and "error: " in err and "Traceback" not in err and what in err, err
-    status, out, err = finish(start(tmp_path, "-m", "analysis", "scorers"))
+    status, out, err = call(tmp_path, "scorers")
     assert status == 0 and "temporal_flickering (version 1): can run" in out, err
 
 

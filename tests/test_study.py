@@ -1,20 +1,17 @@
 """The whole way from params.yaml to scores, with the real pipeline class and random weights."""
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from commands import finish, start
+from commands import call, finish, start
 from diffusers import AutoencoderKLWan
 from PIL import Image
 from ruamel.yaml import YAML
@@ -22,7 +19,6 @@ from transformers import CLIPVisionModel
 
 from analysis.__main__ import app
 from analysis.study.files import host_name
-from analysis.videos.generate import load_pipeline
 from analysis.videos.records import read_record
 from testbed.benchmark import write_benchmark
 from testbed.command_line import run
@@ -53,47 +49,17 @@ def world(tmp_path_factory):
     backbone = parameters["backbones"]["wan-i2v"] | {"checkpoint": "model", "steps": 1}
     parameters["backbones"] = {"wan-i2v": backbone}
     sweep = {"backbone": "wan-i2v", "samples": 6, "seeds": [0], "guidance_scale": [1.0]}
-    parameters["sweeps"] = {"small": sweep}
+    parameters["sweeps"], parameters["methods"] = {"small": sweep}, {"none": []}
     write_parameters(folder, parameters)
     return folder
 
 
 def write_parameters(folder, parameters):
-    with (folder / "params.yaml").open("w") as f:
-        YAML(pure=True).dump(json.loads(json.dumps(parameters)), f)
+    (folder / "params.yaml").write_text(json.dumps(parameters))  # which is YAML too
 
 
 def read_parameters(folder):
-    return YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text())
-
-
-class Here(Executor):
-    """Does a task when it is submitted, in this process: a new one takes seconds to start."""
-
-    def submit(self, function, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def call(folder, *arguments):
-    """(status, stdout, stderr) of a command that runs in this process, with its workers."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    load_pipeline.cache_clear()  # checkpoints of other folders have the same relative path
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["analysis", *arguments])
-        for module in ("study.workers", "videos.generate"):
-            patch.setattr(f"analysis.{module}.worker_pool", lambda *_: Here())
-        try:
-            run(app)
-        except SystemExit as stop:
-            code = stop.code
-    load_pipeline.cache_clear()
-    return code, out.getvalue(), err.getvalue()
+    return json.loads((folder / "params.yaml").read_text())
 
 
 def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
@@ -134,10 +100,10 @@ def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
     runs = world / "runs/wan/long"
     runs.mkdir(parents=True)
     (runs / "manifest.csv").write_text("key,status\nof-an-older-grid,ok\n")
-    process = start(world, "-m", "analysis", "generate", "long", "--workers", "2")
+    process = start(world, "-m", "analysis", "generate", "long", "--workers", "1")
     while process.poll() is None and len(list(runs.glob("[!.]*.mkv"))) < 2:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the worker too
     status, _, err = finish(process)
     assert status == 130 and "stopped; what is finished is kept" in err and "Traceback" not in err
     made = len(list(runs.glob("[!.]*.mkv")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import finish, start
+from commands import call, finish, start
 from small_study import Here, Lazily, parameters, without_a_model
 from tiny_pipelines import build
 
@@ -138,10 +138,10 @@ def test_what_is_queued_behind_a_stop_is_dropped(tmp_path):
         "import sys, time\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from analysis.study.workers import stopping, worker_pool\n"
-        "from analysis.videos.generate import _outcomes\n"
         "from pathlib import Path\n\n"
         "def task(i):\n    Path(f'tried{i}').touch()\n    time.sleep(0.05)\n    return 'failed', f'OSError: disk full {i}'\n\n"
         "if __name__ == '__main__':\n"
+        "    from analysis.videos.generate import _outcomes\n"  # which workers would import, too
         "    with stopping(worker_pool(2)) as pool:\n"
         "        _outcomes({pool.submit(task, i): str(i) for i in range(200)}, pool, Path('.'), 'test', 3)\n"
     )
@@ -243,9 +243,9 @@ def test_the_command_ends_with_status_1_when_videos_failed(study, tmp_path):
     Path("model/model_index.json").write_text(
         '{"_class_name": "WanImageToVideoPipeline", "_diffusers_version": "0.42.1"}'
     )
-    status, out, err = finish(start(tmp_path, "-m", "analysis", "generate", "real", "--workers", "1"), 120)
+    status, _, err = call(tmp_path, "generate", "real", "--workers", "1")
     assert status == 1 and "error: stopped after 3 failures of one kind in a row" in err and "Traceback" not in err, err
-    status, _, err = finish(start(tmp_path, "-m", "analysis", "merge", "real"), 120)
+    status, _, err = call(tmp_path, "merge", "real")
     assert status == 1 and "Traceback" not in err and (RUNS / "manifest.csv").exists()
 
 

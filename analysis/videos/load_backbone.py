@@ -65,7 +65,13 @@ def pipeline_class(backbone: Backbone) -> type:
     """The class of a backbone's pipeline. Raises ValueError if diffusers has none of the name."""
     import diffusers
 
-    found = getattr(diffusers, backbone.pipeline, None)
+    collecting = gc.isenabled()
+    gc.disable()  # what is imported stays; to look through it for garbage again and again takes a third of the time
+    try:
+        found = getattr(diffusers, backbone.pipeline, None)
+    finally:
+        if collecting:
+            gc.enable()
     if found is None:
         near = [n for n in dir(diffusers) if n.endswith("Pipeline") and n[:3] == backbone.pipeline[:3]]
         raise ValueError(f"diffusers has no {backbone.pipeline}; it has {', '.join(near) or 'none like it'}")
