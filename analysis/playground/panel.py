@@ -51,7 +51,7 @@ def control(name: str, allowed: tuple, value) -> widgets.Widget:
         return widgets.Dropdown(options=allowed, value=value, description=name, layout=NARROW)
     low, high, step = allowed
     kind, value = (widgets.FloatRangeSlider, value[-2:]) if isinstance(value, list) else (widgets.FloatSlider, value)
-    return kind(value, min=low, max=high, step=step, description=name, layout=WIDE)
+    return kind(value=value, min=low, max=high, step=step, description=name, layout=WIDE)
 
 
 def with_controls(given: dict, controls: dict[str, widgets.Widget]) -> dict:
