@@ -15,7 +15,8 @@ import torch
 from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
-from .core.step_windows import check_window, in_window
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import Block
 
 DEFAULT_SITES = ("q_image", "k_text")
@@ -48,8 +49,8 @@ class AlignVid:
         self-attention). Query and key of the same branch together scale its logits by gamma squared.
     queries: "video" keeps the logits of text and image queries, "all" scales them too; joint attention only.
     blocks: "first_half", "all", "calibrated", a published list's name, or a list (see core/block_lists.py).
-    window: "early", "middle", "late" (30 % of the steps each) or "all", the same with "-by-time", or (from, to) in t / T; see
-        core/step_windows.py.
+    window: in which steps, see core/step_windows.py: "early", "middle", "late" (30 % of the steps each), "all", the same with
+        "-by-time", or others.
     variant: "paper", or "released" as the authors' code does it: named windows are by time; the scaled
         query of the image branch is used by the text branch again; `self` ignores `blocks`; joint attention scales all
         keys for all queries, in single-stream blocks only.
@@ -72,12 +73,13 @@ class AlignVid:
     groups: str = "conditioning"
     sites: tuple[str, ...] = DEFAULT_SITES
     blocks: str | tuple[int | str, ...] = "first_half"
-    window: str | tuple[float, float] = "early"
+    window: Window = "early"
     variant: str = "paper"
     energy: str | None = None
     queries: str = "video"
 
     def __post_init__(self):
+        lists_to_tuples(self)
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and self.gamma > 0):
             raise ValueError(f"AlignVid gamma must be a finite number above 0, not {self.gamma}")
         allowed = {
@@ -96,9 +98,6 @@ class AlignVid:
         if isinstance(self.sites, str) or unknown or not self.sites:
             raise ValueError(f"AlignVid sites must be among {', '.join(SITES)}, not {self.sites!r}")
         check_window(self.window)
-        for name in ("sites", "blocks", "window"):  # lists, as YAML gives them
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def neutral(self) -> bool:

@@ -11,16 +11,18 @@ import torch
 
 from .core.attention_call import AttentionCall
 from .core.forward_context import ForwardContext
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import Block
 
 SCHEDULES = ("uniform", "linear", "log")
 
 # Table 3: strength and share of steps per backbone.
 PUBLISHED = {
-    "wan2.2-i2v-a14b": {"gamma": 0.6, "steps": 0.20},
-    "wan2.1-i2v-14b": {"gamma": 1.0, "steps": 0.25},
-    "hunyuanvideo-1.5": {"gamma": 1.0, "steps": 0.20},
-    "cogvideox-5b": {"gamma": 0.8, "steps": 0.24},
+    "wan2.2-i2v-a14b": {"gamma": 0.6, "window": (0.0, 0.20)},
+    "wan2.1-i2v-14b": {"gamma": 1.0, "window": (0.0, 0.25)},
+    "hunyuanvideo-1.5": {"gamma": 1.0, "window": (0.0, 0.20)},
+    "cogvideox-5b": {"gamma": 0.8, "window": (0.0, 0.24)},
 }
 
 
@@ -29,7 +31,7 @@ class DyMoS:
     """Subtract `gamma h(f)` from the logits of reference-frame keys for queries of latent frame f (Eq. 6).
 
     gamma: any finite number, in logit units; 0 changes nothing, a negative one ties the video to its reference.
-    steps: share of the denoising steps, from the first one, in (0, 1]; at least the first step.
+    window: in which steps, see core/step_windows.py; published are shares from the first one on.
     schedule: h over the latent frames f = 1 .. F - 1: "uniform" 1; "linear" f / (F - 1); "log"
         log(1 + f) / log F. The formulas (Eqs. 9-11) are missing from the available text; these are the simplest that
         match its description: weaker near the reference, 1 at the last frame, log rising faster at first.
@@ -46,15 +48,15 @@ class DyMoS:
 
     gamma: float
     _: dataclasses.KW_ONLY
-    steps: float = 0.2
+    window: Window = (0.0, 0.2)
     schedule: str = "uniform"
     variant: str = "paper"
 
     def __post_init__(self):
+        lists_to_tuples(self)
         if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma)):
             raise ValueError(f"DyMoS gamma must be a finite number, not {self.gamma}")
-        if not 0 < self.steps <= 1:
-            raise ValueError(f"DyMoS steps is a share of the denoising steps in (0, 1], not {self.steps}")
+        check_window(self.window)
         for name, values in (("schedule", SCHEDULES), ("variant", ("paper", "released"))):
             if getattr(self, name) not in values:
                 raise ValueError(f"DyMoS {name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
@@ -77,12 +79,10 @@ class DyMoS:
             raise ValueError(f"DyMoS needs a reference frame; this {model.family} is a text-to-video model")
 
     def active(self, model, context: ForwardContext, block: Block, site: str) -> bool:
-        """In self-attention or joint attention, in the first share of steps, unless the branch is unconditional."""
+        """In self-attention or joint attention, in the window's steps, unless the branch is unconditional."""
         if self.gamma == 0 or site not in ("self", "joint") or context.branch == "uncond":
             return False
-        if self.steps == 1 or context.step == 0:
-            return True
-        return context.fraction <= self.steps + 1e-9
+        return in_window(self.window, context)
 
     def edit(self, call: AttentionCall) -> None:
         """Add the bias of each query to the call. Raises ValueError if this call has no reference frame."""

@@ -12,7 +12,8 @@ import torch
 from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
-from .core.step_windows import check_window, in_window
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import Block
 
 
@@ -40,15 +41,13 @@ class EnhanceAVideo:
     weight: float = 4.0
     _: dataclasses.KW_ONLY
     blocks: str | tuple[int | str, ...] = "all"
-    window: str | tuple[float, float] | tuple[str, float, float] = "all"
+    window: Window = "all"
 
     def __post_init__(self):
+        lists_to_tuples(self)
         if not (isinstance(self.weight, (int, float)) and math.isfinite(self.weight)):
             raise ValueError(f"EnhanceAVideo weight must be a finite number, not {self.weight!r}")
         check_window(self.window)
-        for name in ("blocks", "window"):  # lists, as YAML gives them
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def neutral(self) -> bool:

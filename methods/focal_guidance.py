@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
+from .core.method_protocol import lists_to_tuples
 from .families import CHRONOEDIT, COGVIDEOX, SKYREELS_V2, WAN, Block, Model
 from .focal_anchors.image_branch import ImageBranchValues
 from .focal_anchors.joint_attention import JointAttentionValues
@@ -96,6 +97,7 @@ class FocalGuidance:
     projection: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
+        lists_to_tuples(self)
         for name in ("text", "latent", "cache"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
@@ -106,8 +108,6 @@ class FocalGuidance:
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"FocalGuidance {name} must be one of {values}, not {getattr(self, name)!r}")
-        if isinstance(self.weak, list):
-            object.__setattr__(self, "weak", tuple(self.weak))
 
     @property
     def neutral(self) -> bool:

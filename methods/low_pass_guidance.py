@@ -20,6 +20,8 @@ import torch.nn.functional as F
 
 from .core.forward_context import ForwardContext
 from .core.interception import replace_attribute
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import COGVIDEOX, HUNYUAN, WAN, Block
 
 FILTERS, SPACES, SCHEDULES = ("down_up", "gaussian_blur"), ("latent", "image"), ("interval", "linear", "exponential")
@@ -29,9 +31,9 @@ ENCODINGS = weakref.WeakKeyDictionary()  # pipeline -> image condition of an edi
 
 # Released configurations, one per backbone.
 PUBLISHED = {
-    "wan2.1-i2v-14b": {"factor": 0.4, "end": 0.20},
-    "cogvideox-5b": {"factor": 0.25, "end": 0.04},
-    "hunyuanvideo-i2v": {"factor": 0.625, "end": 0.04},
+    "wan2.1-i2v-14b": {"factor": 0.4, "window": ("position", 0.0, 0.20)},
+    "cogvideox-5b": {"factor": 0.25, "window": ("position", 0.0, 0.04)},
+    "hunyuanvideo-i2v": {"factor": 0.625, "window": ("position", 0.0, 0.04)},
 }
 
 
@@ -44,8 +46,10 @@ class LowPassGuidance:
     factor: in (0, 1]; 1 changes nothing.
     space: "latent" filters the encoded image condition, "image" the image before it is encoded, which costs an encoding
         per strength and needs a pipeline. The CLIP tokens stay sharp, as in the released code.
-    schedule: strength s over p = step / (steps - 1): "interval" 1 for start <= p <= end, else 0; "linear" from 1 to 0 at
-        p = end; "exponential" exp(-rate p). The factor becomes 1 - (1 - factor) s, sigma s sigma.
+    window: in which steps, see core/step_windows.py.
+    schedule: strength s in these steps, p being step / (steps - 1): "interval" 1; "linear" 1 - p / e, for the window
+        ("position", 0, e); "exponential" exp(-rate p), for the window "all". The factor becomes 1 - (1 - factor) s, sigma
+        s sigma.
     guidance: scale of classifier-free guidance; read from the pipeline if None, which HunyuanVideo's does not allow.
     Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
     """
@@ -57,15 +61,15 @@ class LowPassGuidance:
     filter: str = "down_up"
     factor: float = 0.4
     space: str = "latent"
+    window: Window = ("position", 0.0, 0.2)
     schedule: str = "interval"
-    start: float = 0.0
-    end: float = 0.2
     sigma: float = 15.0
     kernel: float = 0.02734375
     rate: float = 10.0
     guidance: float | None = None
 
     def __post_init__(self):
+        lists_to_tuples(self)
         for name, values in (("filter", FILTERS), ("schedule", SCHEDULES), ("space", SPACES)):
             if getattr(self, name) not in values:
                 raise ValueError(
@@ -73,8 +77,16 @@ class LowPassGuidance:
                 )
         if not 0 < self.factor <= 1:
             raise ValueError(f"LowPassGuidance factor must be in (0, 1], not {self.factor}")
-        if not 0 <= self.start <= self.end <= 1 and self.schedule == "interval":
-            raise ValueError(f"LowPassGuidance needs 0 <= start <= end <= 1, not {self.start}, {self.end}")
+        check_window(self.window)
+        if self.schedule == "linear" and self.window[:2] != ("position", 0):
+            raise ValueError(
+                'LowPassGuidance schedule="linear" falls from the first step to the end of a window ("position", 0, end), '
+                f"not {self.window!r}"
+            )
+        if self.schedule == "exponential" and self.window != "all":
+            raise ValueError(
+                f'LowPassGuidance schedule="exponential" is for all steps: window="all", not {self.window!r}'
+            )
         for name in ("sigma", "kernel", "rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"LowPassGuidance {name} must be a finite number above 0, not {getattr(self, name)}")
@@ -113,15 +125,12 @@ class LowPassGuidance:
         return watch_encoding(pipe)
 
     def strength(self, context: ForwardContext) -> float:
-        """s in [0, 1] at this step; ValueError if the number of steps is not known."""
-        if context.steps is None:
-            raise ValueError("LowPassGuidance needs the number of steps: steer a pipeline, or give steps=")
-        p = context.step / max(1, context.steps - 1)
+        """s in [0, 1] at this step; ValueError if the number of steps is not known, or a window has none of them."""
         if self.schedule == "interval":
-            return float(self.start - 1e-9 <= p <= self.end + 1e-9)
+            return float(in_window(self.window, context))
         if self.schedule == "linear":
-            return max(0.0, 1 - p / self.end) if self.end else 0.0
-        return math.exp(-self.rate * p)
+            return max(0.0, 1 - context.position / self.window[2])
+        return math.exp(-self.rate * context.position)
 
     def edit_inputs(self, model, inputs: dict, context: ForwardContext) -> dict:
         """The filtered condition, except in the unconditional forward, which is the sharp base."""

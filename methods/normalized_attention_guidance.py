@@ -16,7 +16,8 @@ from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
 from .core.interception import replace_attribute
-from .core.step_windows import check_window, in_window
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import Block, attention_modules
 
 # Pipeline -> {method: its negative prompt as encoded for the current or last video}
@@ -63,9 +64,10 @@ class NormalizedAttentionGuidance:
     tau: float = 2.5
     alpha: float = 0.25
     blocks: str | tuple[int | str, ...] = "all"
-    window: str | tuple[float, float] | tuple[str, float, float] = "all"
+    window: Window = "all"
 
     def __post_init__(self):
+        lists_to_tuples(self)
         kind = "NormalizedAttentionGuidance"
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             raise ValueError(f"{kind} negative_prompt must be a text or None, not {self.negative_prompt!r}")
@@ -76,9 +78,6 @@ class NormalizedAttentionGuidance:
         if not (isinstance(self.tau, (int, float)) and self.tau > 0):
             raise ValueError(f"{kind} tau must be above 0, not {self.tau!r}")
         check_window(self.window)
-        for name in ("blocks", "window"):  # lists, as YAML gives them
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def neutral(self) -> bool:

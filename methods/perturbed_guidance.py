@@ -18,7 +18,8 @@ import torch
 
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext, guided
-from .core.step_windows import check_window, in_window
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import Block
 
 # What watches a transformer -> {method: (step, what was added, the conditional prediction before that, the model's own)}
@@ -45,19 +46,17 @@ class PerturbedGuidance:
     scale: float
     _: dataclasses.KW_ONLY
     blocks: str | tuple[int | str, ...]
-    window: str | tuple[float, float] | tuple[str, float, float] = "all"
+    window: Window = "all"
     rescale: float = 0.0
 
     def __post_init__(self):
+        lists_to_tuples(self)
         kind = type(self).__name__
         if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale)):
             raise ValueError(f"{kind} scale must be a finite number, not {self.scale!r}")
         if not (isinstance(self.rescale, (int, float)) and 0 <= self.rescale <= 1):
             raise ValueError(f"{kind} rescale must be in [0, 1], not {self.rescale!r}")
         check_window(self.window)
-        for name in ("blocks", "window"):  # lists, as YAML gives them
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.blocks:
             raise ValueError(f"{kind} blocks names no block")
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .core.forward_context import ForwardContext
+from .core.method_protocol import lists_to_tuples
 from .families import COGVIDEOX, Block
 from .reference_latents import check_reference, reference_latents, refuse_low_pass
 
@@ -49,9 +50,10 @@ class ReferenceNoise:
     seed: int = 0
 
     def __post_init__(self):
+        lists_to_tuples(self)
         if self.variant not in VARIANTS:
             raise ValueError(f"ReferenceNoise variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
-        values = self.scale if isinstance(self.scale, (tuple, list)) else (self.scale, self.scale)
+        values = self._range()
         numbers = len(values) == 2 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
         limit = 1 if self.variant == "helios" else sys.float_info.max
         if not (numbers and 0 <= values[0] <= values[1] <= limit):
@@ -116,7 +118,7 @@ class ReferenceNoise:
         return scale, torch.randn(shape, generator=_generator(self.seed, 1 + step if self.variant == "ltx" else 1))
 
     def _range(self) -> tuple[float, float]:
-        return tuple(self.scale) if isinstance(self.scale, (tuple, list)) else (self.scale, self.scale)
+        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
 
 
 def _generator(*key: int) -> torch.Generator:

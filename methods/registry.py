@@ -14,6 +14,13 @@ from functools import cache
 
 import methods
 
+# What now says in which steps a method acts, for settings that said it before: {(method, setting): how to write it}.
+FORMER = {
+    ("dymos", "steps"): "window: [0, STEPS]",
+    ("lowpass", "start"): 'window: ["position", START, END], or "all" for the exponential schedule',
+    ("lowpass", "end"): 'window: ["position", START, END], or "all" for the exponential schedule',
+}
+
 
 @cache
 def find_methods() -> dict[str, type]:
@@ -56,7 +63,9 @@ def from_dict(settings: dict):
         raise ValueError(f"unknown method {name!r}; allowed are {', '.join(known)}")
     allowed = [f.name for f in fields(known[name])]
     if unknown := [k for k in settings if k not in allowed]:
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(allowed)}")
+        now = FORMER.get((name, unknown[0]))
+        instead = f"write {now}" if now else f"it has {', '.join(allowed)}"
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; {instead}")
     if missing := [k for k in required(known[name]) if k not in settings]:
         raise ValueError(f"{name} needs {missing[0]}")
     return known[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

@@ -15,7 +15,8 @@ import torch
 from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
-from .core.step_windows import check_window, in_window
+from .core.method_protocol import lists_to_tuples
+from .core.step_windows import Window, check_window, in_window
 from .families import COGVIDEOX, Block
 from .perturbed_guidance import PerturbedGuidance
 
@@ -86,13 +87,11 @@ class SkipUnconditional:
 
     _: dataclasses.KW_ONLY
     blocks: str | tuple[int | str, ...] = (9,)
-    window: str | tuple[float, float] | tuple[str, float, float] = (0.1, 0.9)
+    window: Window = (0.1, 0.9)
 
     def __post_init__(self):
+        lists_to_tuples(self)
         check_window(self.window)
-        for name in ("blocks", "window"):  # lists, as YAML gives them
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def check(self, model) -> None:
         """Raise ValueError for a block that does not exist, or for guidance in one batch."""

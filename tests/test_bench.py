@@ -32,7 +32,7 @@ def test_the_compared_implementations_agree():
     model, inputs = build(grid, "cpu", torch.float32)
     with torch.inference_mode():
         plain = model(**inputs)[0]
-        with steer(model, DyMoS(0.6, steps=1)):
+        with steer(model, DyMoS(0.6, window="all")):
             merged = model(**inputs)[0]
         for other in (dense_mask(24, 8, 0.6, "cpu", torch.float32), flex(24, 8, 0.6)):
             with other:

@@ -152,7 +152,7 @@ def test_guidance_alone_is_compared_with_none_and_stands_outside_the_correction(
 
 def added(parameters):
     """The parameters with a setting of two values that exist nowhere else, in a sweep called as the methods' sweeps are."""
-    methods = parameters.methods | {"dymos-new": [{"method": "dymos", "gamma": 0.33, "steps": 0.2}]}
+    methods = parameters.methods | {"dymos-new": [{"method": "dymos", "gamma": 0.33, "window": [0, 0.2]}]}
     sweep = parameters.sweeps["methods"].model_copy(update={"methods": ["dymos-new"]})
     return parameters.model_copy(update={"methods": methods, "sweeps": parameters.sweeps | {"methods-new": sweep}})
 

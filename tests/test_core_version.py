@@ -34,7 +34,7 @@ def outputs(name: str) -> dict[str, list[float]]:
     groups = "conditioning+reference" if name.startswith("cogvideox") and name in IMAGE_TO_VIDEO else "conditioning"
     methods = [AlignVid(1.4, window="all", blocks="all", groups=groups)]
     methods += [AlignVid(0.8, window="all", blocks=(1,), groups=groups, energy="absolute")]
-    methods += [DyMoS(1.5, steps=1.0, schedule="linear")] if name in IMAGE_TO_VIDEO else []
+    methods += [DyMoS(1.5, window="all", schedule="linear")] if name in IMAGE_TO_VIDEO else []
     with steer(model, *methods, steps=10, **options(name)), record(model, frames=True, largest=True) as recording:
         out = forward(model, inputs).flatten()
     found = {"output": out[torch.linspace(0, len(out) - 1, 12).round().long()].tolist()}

@@ -31,7 +31,8 @@ RELEASED = json.loads((Path(__file__).parent / "data" / "released_guidances.json
 @settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_outputs_of_the_video_grow_by_the_formula(name, grid, batch, dtype, weight):
     model, inputs = make(name, dtype, batch, grid)
-    others = [AlignVid(1.3, window="all", blocks="all")] + ([DyMoS(1.0, steps=1.0)] if name in IMAGE_TO_VIDEO else [])
+    others = [AlignVid(1.3, window="all", blocks="all")]
+    others += [DyMoS(1.0, window="all")] if name in IMAGE_TO_VIDEO else []
     watcher = Watcher()
     with steer(model, *others, EnhanceAVideo(weight), watcher, steps=10, **options(name)):
         forward(model, inputs)

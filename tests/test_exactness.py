@@ -97,7 +97,7 @@ def align_vids(draw):
 
 
 dymos = st.builds(
-    DyMoS, st.floats(-2, 2), steps=st.just(1.0), schedule=st.sampled_from(["uniform", "linear", "log"]),
+    DyMoS, st.floats(-2, 2), window=st.just("all"), schedule=st.sampled_from(["uniform", "linear", "log"]),
     variant=st.sampled_from(["paper", "released"]),
 )  # fmt: skip
 

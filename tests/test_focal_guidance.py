@@ -211,7 +211,7 @@ def test_strength_zero_changes_no_bit_and_nothing_stays_behind(pipe):
 
 
 def test_it_composes_and_is_recorded(pipe):
-    methods = [FocalGuidance(CLIP, **settings()), AlignVid(1.35, window="all"), DyMoS(0.6, steps=0.5)]
+    methods = [FocalGuidance(CLIP, **settings()), AlignVid(1.35, window="all"), DyMoS(0.6, window=(0, 0.5))]
     with steer(pipe, *methods), record(pipe, queries=2) as recording:
         together = video(pipe)
     with steer(pipe, *methods[1:]):

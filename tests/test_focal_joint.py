@@ -283,8 +283,8 @@ def test_what_is_neutral_changes_no_bit_and_nothing_stays_behind(pipe, files):
 @pytest.mark.parametrize("first", [True, False])
 def test_it_composes_and_is_recorded(pipe, files, first):
     focal = guidance(files)
-    others = [AlignVid(1.35, window="all", blocks="all"), DyMoS(0.6, steps=0.5)]
-    others.append(LowPassGuidance(end=1.0, space="image"))
+    others = [AlignVid(1.35, window="all", blocks="all"), DyMoS(0.6, window=(0, 0.5))]
+    others.append(LowPassGuidance(window="all", space="image"))
     methods = [focal, *others] if first else [*others, focal]
     with steer(pipe, *methods), record(pipe, queries=2) as recording:
         together = video(pipe, 3.0)

@@ -245,8 +245,8 @@ def test_positions_that_were_learned_for_one_size(refused, models, tmp_path_fact
     ("method", "words"),
     [
         ({"blocks": 3}, "alignvid blocks must be text or a list of whole numbers or text, not 3"),
-        ({"window": 5}, "alignvid window must be text or a list of 2 numbers, not 5"),
-        ({"window": ["a", "b"]}, "alignvid window must be text or a list of 2 numbers"),
+        ({"window": 5}, "window 5: allowed are early, middle, late, all"),
+        ({"window": ["a", "b"]}, "window ('a', 'b'): allowed are early, middle, late, all"),
         ({"sites": [["q_image"]]}, 'alignvid sites must be a list of text, not [["q_image"]]'),
         ({"gamma": "1.35"}, 'alignvid gamma must be a number, not "1.35"; leave the quotes out'),
         ({"gamma": True}, "alignvid gamma must be a number, not true"),
@@ -282,12 +282,12 @@ def test_a_strength_that_changes_nothing_is_refused(refused, settings):
 
 
 def test_methods_outside_attention_are_asked_for_their_strength(planned, refused):
-    late = {"method": "lowpass", "start": 0.5, "end": 0.6}
-    said = refused("testbed-wan-i2v", *SIZE, "--steps", 2, "--method", json.dumps(late))
-    assert "lowpass would act in none of the 2 steps" in said
-    assert "lowpass acts in 3 of 10 steps" in planned(
-        "testbed-wan-i2v", *SIZE, "--steps", 10, "--method", json.dumps(late | {"start": 0.4, "end": 0.7})
-    )
+    late, size = {"method": "lowpass", "window": ["position", 0.5, 0.6]}, ["testbed-wan-i2v", *SIZE, "--steps"]
+    assert "has none of the 2 steps" in refused(*size, 2, "--method", json.dumps(late))
+    late["window"] = ["position", 0.4, 0.7]
+    assert "lowpass acts in 3 of 10 steps" in planned(*size, 10, "--method", json.dumps(late))
+    late["window"] = "middle-by-time"  # of the schedule, which is known here
+    assert "lowpass acts in 4 of 10 steps" in planned(*size, 10, "--method", json.dumps(late))
 
 
 def test_windows_in_time_are_read_off_the_schedule(planned, refused):

@@ -272,7 +272,7 @@ def test_an_interrupted_run_leaves_nothing(name, method):
 def test_composes_with_methods_inside_the_attention():
     model, inputs = make("wan2.1-i2v")
     negative = inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}
-    inside = [DyMoS(1.0, steps=1), AlignVid(1.4, window="all", blocks="all")]
+    inside = [DyMoS(1.0, window="all"), AlignVid(1.4, window="all", blocks="all")]
 
     def passes(*methods):
         with steer(model, *methods, steps=10):
@@ -311,7 +311,7 @@ def test_what_it_does_not_fit_is_refused(method):
     with pytest.raises(ValueError, match="guider is ClassifierFreeZeroStarGuidance"), steer(pipe, method):
         pass
     pipe, inputs = build("wan2.1-i2v")
-    reasons = [(method, "twice"), (LowPassGuidance(end=1.0), "three predictions")]
+    reasons = [(method, "twice"), (LowPassGuidance(window="all"), "three predictions")]
     reasons += [(m, "both replace") for m in METHODS if m is not method]
     for other, words in reasons:
         for both in ((method, other), (other, method)):

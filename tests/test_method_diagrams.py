@@ -37,7 +37,7 @@ def test_dymos_takes_from_later_frames_alone():
 def test_windows_and_blocks_are_the_methods_own():
     acts = when_and_where(AlignVid(2.0, blocks=(1, 4), window=(0.45, 0.8)), WAN, 6)
     assert acts.any(1).nonzero()[0].tolist() == [1, 4] and acts[1].nonzero()[0].tolist() == [4, 5, 6, 7]
-    assert when_and_where(DyMoS(1.0, steps=0.3), COGVIDEOX, 6).sum() == 3 * 6
+    assert when_and_where(DyMoS(1.0, window=(0, 0.3)), COGVIDEOX, 6).sum() == 3 * 6
 
 
 @pytest.mark.parametrize("name", DRAWN)

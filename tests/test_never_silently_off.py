@@ -120,7 +120,7 @@ def test_video_to_video_counts_the_steps_that_are_made():
 
 def test_the_report_counts_blocks_steps_and_branches():
     pipe, inputs = build("wan2.1-i2v")
-    with steer(pipe, AlignVid(1.5, blocks=[1, 2], window=(0, 0.5)), DyMoS(1.0, steps=0.25)) as steering:
+    with steer(pipe, AlignVid(1.5, blocks=[1, 2], window=(0, 0.5)), DyMoS(1.0, window=(0, 0.25))) as steering:
         video(pipe, inputs, 4)
     table = steering.report().to_frame()
     acted = table[table.acted > 0].groupby("method")
@@ -144,10 +144,10 @@ def test_a_dynamic_guidance_scale_does_not_change_the_branches():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AttentionCall, "compute", noting)
-        with steer(pipe, DyMoS(1.0, steps=0.1)), torch.inference_mode():
+        with steer(pipe, DyMoS(1.0, window=(0, 0.1))), torch.inference_mode():
             pipe(**inputs, num_inference_steps=37, use_dynamic_cfg=True, output_type="latent")
     assert set(map(str, seen.values())) == {"('both', slice(1, 2, None))"} and set(seen) == {0, 1, 2}
-    with steer(pipe, LowPassGuidance(end=1.0)), torch.inference_mode():
+    with steer(pipe, LowPassGuidance(window="all")), torch.inference_mode():
         pipe(**(inputs | {"guidance_scale": 1.0}), num_inference_steps=4, use_dynamic_cfg=True, output_type="latent")
 
 
@@ -157,7 +157,7 @@ def test_a_third_guidance_pass_is_steered_as_the_condition_that_it_has():
         guidance_scale=3.0, seg_guidance_scale=2.0, seg_guidance_start=0.0, seg_guidance_stop=1.0,
         seg_guidance_config=SmoothedEnergyGuidanceConfig(indices=[1], fqn="transformer_blocks"),
     )  # fmt: skip
-    with steer(pipe, DyMoS(1.0, steps=1.0)) as steering, record(pipe, blocks=[0], queries=1) as recording:
+    with steer(pipe, DyMoS(1.0, window="all")) as steering, record(pipe, blocks=[0], queries=1) as recording:
         video(pipe, inputs, 2)
     table = steering.report().to_frame()
     assert set(table[table.acted > 0].branch) == {"cond", "pred_cond_seg"}
@@ -166,18 +166,18 @@ def test_a_third_guidance_pass_is_steered_as_the_condition_that_it_has():
 
 def test_a_second_call_of_a_bare_transformer_at_one_time_has_to_say_which_branch_it_is():
     model, inputs = make("cogvideox-i2v")
-    with steer(model, DyMoS(1.0, steps=1.0)):
+    with steer(model, DyMoS(1.0, window="all")):
         first = forward(model, inputs)
         with pytest.raises(ValueError, match=r'branches=\("cond",\) or'):
             forward(model, inputs)
-    with steer(model, DyMoS(1.0, steps=1.0), branches=("cond",)):
+    with steer(model, DyMoS(1.0, window="all"), branches=("cond",)):
         assert torch.equal(forward(model, inputs), first) and torch.equal(forward(model, inputs), first)
-    with steer(model, DyMoS(1.0, steps=1.0)):
+    with steer(model, DyMoS(1.0, window="all")):
         for _ in range(2):
             with model.cache_context("cond"):
                 assert torch.equal(forward(model, inputs), first)
     plain = forward(model, inputs)
-    with steer(model, DyMoS(1.0, steps=1.0), branches=("cond", "uncond")):
+    with steer(model, DyMoS(1.0, window="all"), branches=("cond", "uncond")):
         assert torch.equal(forward(model, inputs), first) and torch.equal(forward(model, inputs), plain)
     with pytest.raises(ValueError, match="allowed are"), steer(model, DyMoS(1.0), branches=("conditional",)):
         pass
@@ -290,7 +290,7 @@ def test_another_pipeline_or_thread_with_the_same_transformer_is_told_so():
 # --- Extra passes and caches -----------------------------------------------------------------------------------------
 def test_an_extra_pass_does_not_move_the_caches_of_the_ordinary_ones():
     """LowPassGuidance with a filter that leaves the image as it is equals plain guidance, to rounding."""
-    identity = LowPassGuidance(filter="gaussian_blur", sigma=1e-3, end=1.0)
+    identity = LowPassGuidance(filter="gaussian_blur", sigma=1e-3, window="all")
     for name, cache in (
         ("wan2.1-i2v", mag_cache(1.01, threshold=0.06, retention_ratio=0.2, max_skip_steps=3)),
         ("cogvideox-i2v", FirstBlockCacheConfig(threshold=0.05)),
@@ -311,7 +311,7 @@ def test_an_extra_pass_does_not_move_the_caches_of_the_ordinary_ones():
 @pytest.mark.parametrize("name", IMAGE_TO_VIDEO)
 def test_autocast_gives_what_the_methods_give_in_that_precision(name):
     model, inputs = make(name)
-    for method in (ALWAYS, DyMoS(1.0, steps=1.0)):
+    for method in (ALWAYS, DyMoS(1.0, window="all")):
         with torch.no_grad(), steer(model, method, **options(name)), record(model, **options(name)) as recording:
             exact = model(**inputs, return_dict=False)[0]
             with torch.autocast("cpu", torch.bfloat16):
@@ -327,7 +327,7 @@ def test_gradients_through_dymos_are_those_of_explicit_logits(name, monkeypatch)
     x = inputs["hidden_states"].clone().requires_grad_()
 
     def gradient():
-        with steer(model, DyMoS(1.0, steps=1.0), **options(name)):
+        with steer(model, DyMoS(1.0, window="all"), **options(name)):
             loss = model(**(inputs | {"hidden_states": x}), return_dict=False)[0].square().sum()
             return torch.autograd.grad(loss, x)[0]
 
@@ -382,7 +382,7 @@ def test_every_tiny_model_is_seen_by_the_report():
 
 def test_framepack_whose_pipeline_names_no_pass_is_told_by_their_order():
     pipe, inputs = build("framepack")
-    with steer(pipe, DyMoS(1.0, steps=1.0)) as steering:
+    with steer(pipe, DyMoS(1.0, window="all")) as steering:
         video(pipe, inputs, 2)
     table = steering.report().to_frame()
     assert set(table.branch) == {"cond", "uncond"} and set(table[table.acted > 0].branch) == {"cond"}

@@ -65,7 +65,7 @@ def test_text_attention_is_guided_away_from_the_negative_prompt(name, guidance):
     method, watcher, scale = NormalizedAttentionGuidance("blurry"), Watcher(), AlignVid(1.4, window="all", blocks="all")
     plain = video(pipe, inputs, 2)
     negative = pipe.encode_prompt("blurry", do_classifier_free_guidance=False, max_sequence_length=512)[0]
-    others = [scale] if name == "wan-t2v" else [scale, DyMoS(1.0, steps=1.0)]
+    others = [scale] if name == "wan-t2v" else [scale, DyMoS(1.0, window="all")]
     with steer(pipe, *others, method, watcher) as steering, record(pipe, queries=1, norm=True):
         out = video(pipe, inputs, 2)
     for call, found in watcher.seen:

@@ -156,7 +156,7 @@ def test_neutral_is_bit_identical_and_an_exception_leaves_nothing(kind, name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_other_methods_act_in_the_perturbed_pass_and_recorders_do_not_see_it(kind):
     pipe, inputs = build("cogvideox-i2v")
-    shared = [AlignVid(1.5, window="all", blocks="all"), DyMoS(1.0, steps=1.0)]
+    shared = [AlignVid(1.5, window="all", blocks="all"), DyMoS(1.0, window="all")]
     with steer(pipe, *shared, kind(2.0, blocks=[1])) as steering, record(pipe, queries=1) as recording:
         first = video(pipe, inputs, 2)
     assert set(recording.to_frame().branch) == {"cond", "uncond"}
@@ -172,9 +172,9 @@ def test_with_a_perturbation_that_perturbs_nothing_guidance_is_plain(monkeypatch
     monkeypatch.setattr(SkipLayerGuidance, "perturbs", lambda *_: False)
     for name in ("wan2.1-i2v", "cogvideox-i2v", "hunyuan-1.5"):
         pipe, inputs = build(name)
-        shared = [AlignVid(1.5, window="all", blocks="all"), DyMoS(1.0, steps=1.0)]
+        shared = [AlignVid(1.5, window="all", blocks="all"), DyMoS(1.0, window="all")]
         if name == "cogvideox-i2v":
-            shared.append(LowPassGuidance(end=1.0))
+            shared.append(LowPassGuidance(window="all"))
         with steer(pipe, *shared):
             expected = video(pipe, inputs, 2)
         with steer(pipe, *shared, SkipLayerGuidance(2.0, blocks=[1])):
@@ -264,7 +264,7 @@ def test_the_map_of_perturbed_attention_is_the_identity_with_the_text(name, grid
     """Explicitly in float64: logits between different latent tokens are minus infinity, as with diffusers' full mask."""
     scale, shift = (
         AlignVid(gamma, window="all", blocks="all", sites=("self",)),
-        DyMoS(1.5, steps=1.0, variant="released"),
+        DyMoS(1.5, window="all", variant="released"),
     )
     others = [scale, shift] if name in IMAGE_TO_VIDEO else [scale]
     for call, out in perturbed_calls(PerturbedAttentionGuidance(2.0, blocks="all"), others, name, batch, grid, dtype):

@@ -38,7 +38,7 @@ def test_a_pipeline_runs_steered_recorded_and_is_itself_again(pipe):
     plain = video(pipe)
     with record(pipe, blocks=[0, 9]) as recording:
         assert torch.equal(video(pipe), plain)
-        with steer(pipe, AlignVid(1.35, window=(0, 0.4)), DyMoS(0.6, steps=0.4)):
+        with steer(pipe, AlignVid(1.35, window=(0, 0.4)), DyMoS(0.6, window=(0, 0.4))):
             steered = video(pipe)
     assert not torch.equal(steered, plain) and steered.isfinite().all()
     assert torch.equal(video(pipe), plain)
@@ -102,7 +102,7 @@ def test_a_compiled_transformer_is_steered(when):
 @pytest.mark.parametrize("name", ["wan2.1-i2v", "wan2.2-5b"])
 def test_sequential_guidance_becomes_three_passes(name):
     model, inputs = make(name)
-    method = LowPassGuidance(factor=0.5, guidance=4.0, end=1.0)
+    method = LowPassGuidance(factor=0.5, guidance=4.0, window="all")
     negative = inputs | {"encoder_hidden_states": -inputs["encoder_hidden_states"]}
     with steer(model, method, steps=10):
         with model.cache_context("cond"):
@@ -121,7 +121,7 @@ def test_sequential_guidance_becomes_three_passes(name):
 
 def test_batched_guidance_becomes_three_passes():
     model, inputs = make("cogvideox-i2v", batch=2)
-    with steer(model, LowPassGuidance(factor=0.5, end=1.0), steps=10), model.cache_context("cond_uncond"):
+    with steer(model, LowPassGuidance(factor=0.5, window="all"), steps=10), model.cache_context("cond_uncond"):
         u, c = forward(model, inputs)
     blurred = inputs["hidden_states"].clone()
     part = blurred[:, :, 4:]

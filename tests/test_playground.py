@@ -219,7 +219,7 @@ def test_a_prompt_gets_the_questions_of_its_event_and_truth_answers_them_right(p
     [
         ({"prompt": "an elephant appears."}, "never saw the word 'an'; it knows a, all"),
         ({"methods": [{"method": "alignvid", "gamma": 0.0}]}, "gamma must be a finite number above 0, not 0.0"),
-        ({"methods": [{"method": "dymos", "gamma": 1.0, "steps": 0}]}, r"in \(0, 1\], not 0"),
+        ({"methods": [{"method": "dymos", "gamma": 1.0, "window": [0, 0]}]}, "0 <= from < to <= 1"),
         ({"methods": [{"method": "magic"}]}, "unknown method 'magic'"),
         ({"methods": [{"method": "dymos", "gamma": 1.0}], "backbone": "wan-t2v"}, "needs a reference frame"),
         (
@@ -362,7 +362,7 @@ def test_errors_are_one_line_and_lose_nothing(panel, monkeypatch):
 
 
 def test_every_method_of_the_panel_runs(panel):
-    for label, strengths in {"DyMoS": {"gamma": 2.0, "steps": 1.0}, "low-pass guidance": {"factor": 0.1},
+    for label, strengths in {"DyMoS": {"gamma": 2.0, "window": [0, 1.0]}, "low-pass guidance": {"factor": 0.1},
                              "Focal Guidance": {"latent": 3.0}, "AlignVid": {"gamma": 3.0, "window": "all"}}.items():  # fmt: skip
         switch(panel, label, **strengths)
         panel.button.click()

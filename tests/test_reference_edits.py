@@ -265,7 +265,7 @@ def test_composes_with_the_methods_inside_the_attention_and_with_itself(method):
     edited = method.edit_inputs(
         describe(pipe.transformer), {"hidden_states": seen[0], "timestep": torch.ones(1)}, context(pipe=pipe)
     )
-    inside = [DyMoS(1.0, steps=1), AlignVid(1.4, window="all", blocks="all")]
+    inside = [DyMoS(1.0, window="all"), AlignVid(1.4, window="all", blocks="all")]
     for others, change in ((inside, edited), ([method], None)):
         found = []
         with steer(pipe, method, *others):

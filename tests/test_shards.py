@@ -30,7 +30,7 @@ def test_two_shards_one_killed_and_merged_are_the_bytes_of_one_run(tmp_path, mon
         parameters(SIZES, checkpoint="tiny", frames=9, fit={"policy": "bucket", "sizes": [[48, 32], [32, 48], [32, 32]]},
                    call={"guidance_scale_2": 2.0}, load={"dtype": {"vae": "float32"}}).model_dump_json(exclude={"full_size"})
     )  # fmt: skip
-    raw["methods"]["dymos"] = [{"method": "dymos", "gamma": 1.0, "steps": 0.5}]
+    raw["methods"]["dymos"] = [{"method": "dymos", "gamma": 1.0, "window": [0, 0.5]}]
     raw["sweeps"]["real"] |= {"methods": ["none", "dymos"], "guidance_scale": [3.0]}
     Path("params.yaml").write_text(json.dumps(raw))
     study = Parameters.model_validate(raw)

@@ -125,7 +125,7 @@ def test_recording_says_what_it_saw(tmp_path):
         (lambda: AlignVid(1.2, groups="words"), "'words'"),
         (lambda: AlignVid(1.2, sites=("k_txt",)), "k_txt"),
         (lambda: DyMoS(float("inf")), "finite number, not inf"),
-        (lambda: DyMoS(1.0, steps=0), "(0, 1], not 0"),
+        (lambda: DyMoS(1.0, window=(0, 0)), "0 <= from < to <= 1"),
         (lambda: DyMoS(1.0, schedule="cubic"), "'cubic'"),
         (lambda: DyMoS.published("sora"), "cogvideox-5b"),
     ],

@@ -13,7 +13,7 @@ from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
 from methods.core.attention_call import AttentionCall
 
 STEPS = 3
-METHODS = [AlignVid(1.5, window=(0, 0.7), blocks="all"), DyMoS(1.5, steps=0.7)]
+METHODS = [AlignVid(1.5, window=(0, 0.7), blocks="all"), DyMoS(1.5, window=(0, 0.7))]
 
 
 def methods_for(name, methods):
@@ -81,7 +81,7 @@ def test_only_what_a_method_names_is_changed(name, monkeypatch):
         return plain(self)
 
     monkeypatch.setattr(AttentionCall, "compute", compute)
-    with steer(pipe, DyMoS(1.0, steps=0.34)):
+    with steer(pipe, DyMoS(1.0, window=(0, 0.34))):
         run(pipe, inputs)
     batched = name.startswith(("cogvideox", "ltx"))
     assert {(c.context.step, c.context.branch) for c in seen} == {(0, "both" if batched else "cond")}
@@ -124,7 +124,7 @@ LOW_PASS = ["wan2.1-i2v", "wan2.2-5b", "wan2.2-a14b", "hunyuan-token-replace", "
 def test_low_pass_guidance_runs_in_pipelines(name, space, monkeypatch):
     pipe, inputs = build(name)
     method = LowPassGuidance(
-        factor=0.4, space=space, end=0.5, guidance=3.0 if name.startswith("hunyuan") else None  # which does not tell
+        factor=0.4, space=space, window=("position", 0, 0.5), guidance=3.0 if name.startswith("hunyuan") else None  # which does not tell
     )  # fmt: skip
     noise = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
     inputs["image"] = Image.fromarray(noise)

@@ -191,7 +191,7 @@ def test_two_threads_of_one_process_make_the_videos_of_one(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     build("wan2.1-i2v")[0].save_pretrained("tiny")
     study = parameters(checkpoint="tiny", frames=9).model_copy(
-        update={"methods": {"none": [], "dymos": [{"method": "dymos", "gamma": 1.0, "steps": 0.5}]}}
+        update={"methods": {"none": [], "dymos": [{"method": "dymos", "gamma": 1.0, "window": [0, 0.5]}]}}
     )
     sweep = study.sweeps["real"].model_copy(update={"methods": ["none", "dymos"], "samples": 2})
     study = study.model_copy(update={"sweeps": {"real": sweep}})

@@ -103,7 +103,7 @@ def bench_attention(repeats: int = 7, grids: list[tuple[int, int, int]] | None =
             "AlignVid, self-attention too": lambda m=model: steer(
                 m, AlignVid(1.35, sites=("q_image", "k_text", "self"), **EVERYWHERE)
             ),
-            "DyMoS": lambda m=model: steer(m, DyMoS(0.6, steps=1)),
+            "DyMoS": lambda m=model: steer(m, DyMoS(0.6, window="all")),
             "record, 16 queries a frame": lambda m=model: record(m, queries=16),
             "record, all queries": lambda m=model: record(m),
             # Made anew in every round: a mask that stays would count as memory of the other settings.

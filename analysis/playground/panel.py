@@ -23,8 +23,8 @@ from .steered_pair import DRAWN, Request, backbones, run_pair
 METHODS = {
     "AlignVid": ("alignvid", {"gamma": (0.0, 4.0, 0.05), "window": ("early", "middle", "late", "all"),
                               "blocks": ("calibrated", "first_half", "all")}),
-    "DyMoS": ("dymos-1", {"gamma": (-4.0, 4.0, 0.1), "steps": (0.1, 1.0, 0.1)}),
-    "low-pass guidance": ("alg", {"factor": (0.1, 1.0, 0.1), "end": (0.0, 1.0, 0.1)}),
+    "DyMoS": ("dymos-1", {"gamma": (-4.0, 4.0, 0.1), "window": (0.0, 1.0, 0.1)}),
+    "low-pass guidance": ("alg", {"factor": (0.1, 1.0, 0.1), "window": (0.0, 1.0, 0.1)}),
     "Focal Guidance": ("focal-full", {"text": (0.0, 3.0, 0.1), "latent": (0.0, 3.0, 0.1), "cache": (0.0, 3.0, 0.1)}),
 }  # fmt: skip
 PLACED = (("red", "circle", 18, 18), ("blue", "square", 46, 44), ("green", "triangle", 18, 48))
@@ -46,11 +46,18 @@ def png(figure) -> bytes:
 
 
 def control(name: str, allowed: tuple, value) -> widgets.Widget:
-    """A slider for (lowest, highest, step), else a list."""
+    """A slider for (lowest, highest, step), with two ends for a window of two; else a list."""
     if isinstance(allowed[0], str):
         return widgets.Dropdown(options=allowed, value=value, description=name, layout=NARROW)
     low, high, step = allowed
-    return widgets.FloatSlider(value, min=low, max=high, step=step, description=name, layout=WIDE)
+    kind, value = (widgets.FloatRangeSlider, value[-2:]) if isinstance(value, list) else (widgets.FloatSlider, value)
+    return kind(value=value, min=low, max=high, step=step, description=name, layout=WIDE)
+
+
+def with_controls(given: dict, controls: dict[str, widgets.Widget]) -> dict:
+    """The settings that are given, with what the controls say; the ends of a window stay in its own unit."""
+    said = {name: control.value for name, control in controls.items()}
+    return given | {name: [*given[name][:-2], *v] if isinstance(v, tuple) else v for name, v in said.items()}
 
 
 class Panel:
@@ -167,7 +174,7 @@ class Panel:
     def request(self) -> Request:
         """What the widgets say."""
         steering = [
-            self.parameters.methods[METHODS[label][0]][0] | {name: w.value for name, w in own.items()}
+            with_controls(self.parameters.methods[METHODS[label][0]][0], own)
             for label, (switch, own) in self.methods.items()
             if switch.value
         ]

@@ -80,13 +80,14 @@ def dymos_strengths(parameters: Parameters, own: pd.DataFrame, backbone: str):
     """Change of motion and of fidelity over DyMoS's strength, share of steps and schedule."""
     (base,) = parameters.methods["dymos-1"]
     axis = {
-        "gamma": f"γ, in {100 * base['steps']:g} % of the steps",
-        "steps": f"share of the steps, γ {base['gamma']:g}",
+        "gamma": f"γ, in {100 * base['window'][1]:g} % of the steps",
+        "window": f"share of the steps, γ {base['gamma']:g}",
         "schedule": "schedule over the frames",
     }
     measures = ["flow_px", "background_psnr"]
     figure, axes = plt.subplots(len(measures), len(axis), figsize=(12, 5.6), squeeze=False, sharey="row", sharex="col")
     chosen = {field: varied(parameters, "dymos-1", [field]) for field in axis}
+    chosen["window"]["window"] = [to for _, to in chosen["window"]["window"]]  # all begin with the first step
     table = side_by_side(own, measures, list(dict.fromkeys(pd.concat(chosen.values())["method"])))
     for row, measure in zip(axes, measures, strict=True):
         for ax, (field, name) in zip(row, axis.items(), strict=True):

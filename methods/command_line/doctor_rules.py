@@ -33,6 +33,7 @@ class Rule:
 
 
 def family_is_known(s: Setup) -> str | None:
+    """No family knows the transformer, so that no method can be put on it."""
     if s.transformer in FAMILIES:
         return None
     try:
@@ -42,6 +43,7 @@ def family_is_known(s: Setup) -> str | None:
 
 
 def guidance_is_off(s: Setup) -> str | None:
+    """A scale of at most 1, of classifier-free guidance or as an input of a distilled model."""
     if s.distilled:
         if (s.guidance or 0) > 1 or s.guided:
             return None
@@ -53,12 +55,14 @@ def guidance_is_off(s: Setup) -> str | None:
 
 
 def scale_is_ignored(s: Setup) -> str | None:
+    """`guidance_scale` is given to a HunyuanVideo that is not distilled and reads `true_cfg_scale` alone."""
     if "true_cfg_scale" in s.checkpoint.call and not s.distilled and "guidance_scale" in s.arguments:
         return f"guidance_scale={s.arguments['guidance_scale']} is not read: this transformer has guidance_embeds false"
     return None
 
 
 def few_steps(s: Setup) -> str | None:
+    """At most FEW steps, as of distilled models."""
     return (
         f"{s.steps} steps: distilled few-step models move less than the models they come from"
         if s.steps <= FEW
@@ -67,6 +71,7 @@ def few_steps(s: Setup) -> str | None:
 
 
 def methods_act(s: Setup) -> str | None:
+    """A method that the model cannot have, or that acts in none of the steps."""
     if not s.methods:
         return None
     try:
@@ -79,6 +84,7 @@ def methods_act(s: Setup) -> str | None:
 
 
 def windows_are_short(s: Setup) -> str | None:
+    """At most FEW steps, of which the published windows hold few or none; only where no method is named."""
     if s.methods or s.steps > FEW:
         return None
     alignvid, dymos = int(0.30 * s.steps + 1e-9), max(1, int(0.20 * s.steps + 1e-9))
@@ -87,10 +93,12 @@ def windows_are_short(s: Setup) -> str | None:
 
 
 def caches(s: Setup) -> str | None:
+    """A cache, which can skip early steps."""
     return f"a cache ({s.cache}) that can skip early steps" if s.cache else None
 
 
 def cache_hides_methods(s: Setup) -> str | None:
+    """A cache along with methods, which cannot act in what it serves."""
     if s.cache and s.methods:
         return (
             f"the {s.cache} cache serves blocks or attention from earlier steps; where {s.methods[0].name} is due in such a step, "
@@ -100,6 +108,7 @@ def cache_hides_methods(s: Setup) -> str | None:
 
 
 def backend_is_replaced(s: Setup) -> str | None:
+    """An attention backend other than PyTorch's own, which is computed instead where a method acts."""
     if s.backend in NATIVE_BACKENDS:
         return None
     return (
@@ -109,6 +118,7 @@ def backend_is_replaced(s: Setup) -> str | None:
 
 
 def size_does_not_fit(s: Setup) -> str | None:
+    """A height or width, in pixels, that is no multiple of what autoencoder and patches take together."""
     if s.height is None or s.width is None:
         return None
     multiple = pixel_multiple(s.checkpoint)
@@ -117,14 +127,17 @@ def size_does_not_fit(s: Setup) -> str | None:
 
 
 def ltx_size_does_not_fit(s: Setup) -> str | None:
+    """`size_does_not_fit` of LTX pipelines, whose rule has a source of its own."""
     return size_does_not_fit(s) if s.pipeline.startswith("LTX") else None
 
 
 def other_size_does_not_fit(s: Setup) -> str | None:
+    """`size_does_not_fit` of all other pipelines."""
     return None if s.pipeline.startswith("LTX") else size_does_not_fit(s)
 
 
 def frames_do_not_fit(s: Setup) -> str | None:
+    """A number of frames that the autoencoder's compression in time cannot make."""
     every = s.checkpoint.compression[0]
     if s.frames is None or "latent_window_size" in s.checkpoint.call or s.frames % every == 1 % every:
         return None
@@ -132,6 +145,7 @@ def frames_do_not_fit(s: Setup) -> str | None:
 
 
 def ltx_without_noise(s: Setup) -> str | None:
+    """An LTX pipeline that takes the reference clean, which the original code does not."""
     if not s.pipeline.startswith("LTX") or "image" not in s.checkpoint.call:
         return None
     stages = [n for n in ("image_crf", "image_cond_noise_scale") if n in s.checkpoint.call]
@@ -144,6 +158,7 @@ def ltx_without_noise(s: Setup) -> str | None:
 
 
 def reference_blended_twice(s: Setup) -> str | None:
+    """An LTX strength strictly between 0 and 1, which a port may apply to the reference twice."""
     strength = s.argument("strength")
     if not s.pipeline.startswith("LTX") or strength is None or strength in (0, 1, 0.0, 1.0):
         return None
@@ -154,12 +169,14 @@ def reference_blended_twice(s: Setup) -> str | None:
 
 
 def wan_text_is_split_wrongly(s: Setup) -> str | None:
+    """Wan 2.1 image-to-video with other than 512 text tokens, by which diffusers tells text from image."""
     if s.transformer == "WanTransformer3DModel" and s.config.get("added_kv_proj_dim") and s.text_length != 512:
         return f"{s.text_length} text tokens: diffusers takes the last 512 for text, so text counts as image or the reverse"
     return None
 
 
 def text_is_shorter(s: Setup) -> str | None:
+    """Fewer text tokens than in training."""
     if "max_sequence_length" not in s.checkpoint.call or wan_text_is_split_wrongly(s):
         return None
     trained = s.config.get("max_text_seq_length") or s.checkpoint.call["max_sequence_length"].default
@@ -167,6 +184,7 @@ def text_is_shorter(s: Setup) -> str | None:
 
 
 def text_is_longer(s: Setup) -> str | None:
+    """More text tokens than in training."""
     trained = s.config.get("max_text_seq_length")
     if not trained or s.text_length is None or s.text_length <= trained:
         return None
@@ -174,24 +192,28 @@ def text_is_longer(s: Setup) -> str | None:
 
 
 def wan_vae_in_half(s: Setup) -> str | None:
+    """Wan's autoencoder in less than float32."""
     if s.checkpoint.component("vae") == "AutoencoderKLWan" and s.vae_dtype != "float32":
         return f"the autoencoder in {s.vae_dtype}"
     return None
 
 
 def wan_is_long(s: Setup) -> str | None:
+    """More than 81 frames of a Wan."""
     if s.pipeline.startswith("Wan") and (s.frames or 0) > 81:
         return f"{s.frames} frames: Wan's videos of more than 81 tend to return to their first frame"
     return None
 
 
 def framepack_starts_still(s: Setup) -> str | None:
+    """FramePack in its own order, from the end of the video to its reference."""
     if "Framepack" in s.pipeline and s.sampling_type == "inverted_anti_drifting":
         return "the video is made from its end (inverted_anti_drifting): such videos are often still for the first few seconds"
     return None
 
 
 def f1_is_long(s: Setup) -> str | None:
+    """More frames of FramePack-F1 than the pipeline's default."""
     default = s.checkpoint.call["num_frames"].default
     if "Framepack" in s.pipeline and s.sampling_type == "vanilla" and (s.frames or 0) > default:
         return f"{s.frames} frames: the longer a video of FramePack-F1, the less moves in it"
@@ -199,17 +221,20 @@ def f1_is_long(s: Setup) -> str | None:
 
 
 def f1_in_v1_order(s: Setup) -> str | None:
+    """A FramePack-F1, by its name, that is not sampled forwards."""
     if "Framepack" in s.pipeline and "f1" in s.checkpoint.model.lower() and s.sampling_type != "vanilla":
         return f"{s.checkpoint.model} looks like FramePack-F1, which is sampled forwards, and the sampling type is {s.sampling_type}"
     return None
 
 
 def quantised(s: Setup) -> str | None:
+    """A quantised transformer."""
     how = s.config.get("quantization_config")
     return f"quantised transformer ({how.get('quant_method', 'unknown')})" if how else None
 
 
 def dynamic_guidance(s: Setup) -> str | None:
+    """CogVideoX's `use_dynamic_cfg`, whose scale jumps in diffusers."""
     if s.argument("use_dynamic_cfg") is True:
         return "use_dynamic_cfg: diffusers takes the time for the step, so that the scale jumps up and down from step to step"
     return None

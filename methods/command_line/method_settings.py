@@ -83,8 +83,8 @@ def method_of(settings: dict, where: str = ""):
         hints = typing.get_type_hints(kind)
         for field in fields(kind):
             value = settings.get(field.name)
-            if field.name == "window" and isinstance(value, list) and value[:1] == ["noise"]:
-                continue  # ("noise", high, low) is checked by the method itself
+            if field.name == "window":
+                continue  # the method itself says what a window may be
             if field.name in settings and not fits(value, hints[field.name]):
                 hint = "; leave the quotes out" if isinstance(value, str) and _is_number(value) else ""
                 raise ValueError(
@@ -158,7 +158,7 @@ def steps_of(method, transformer, steps: int, scheduler=None) -> list[int] | Non
                 found.append(step)
         elif any(method.active(model, context, block, site) for block in model.blocks for site in sorted(model.sites)):
             found.append(step)
-    return None if not found and scheduler is None and not elsewhere else found
+    return None if not found and scheduler is None else found
 
 
 def check_methods(methods: list, transformers: dict, steps: int, scheduler=None) -> list[str]:

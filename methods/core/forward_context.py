@@ -42,9 +42,17 @@ class ForwardContext:
     @property
     def fraction(self) -> float:
         """(step + 1) / steps, the t / T of the papers, in (0, 1]. Raises ValueError if the number of steps is unknown."""
+        return (self.step + 1) / self._number_of_steps()
+
+    @property
+    def position(self) -> float:
+        """step / (steps - 1), 0 in the first step and 1 in the last. Raises ValueError if the number of steps is unknown."""
+        return self.step / max(1, self._number_of_steps() - 1)
+
+    def _number_of_steps(self) -> int:
         if self.steps is None:
             raise ValueError("a window in fractions of the steps needs their number: steer a pipeline, or give steps=")
-        return (self.step + 1) / self.steps
+        return self.steps
 
     @property
     def noise(self) -> float:

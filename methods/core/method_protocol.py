@@ -13,6 +13,7 @@ Around the attention there are `edit_inputs` of the transformer, `edit_block` an
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Protocol
 
 import torch
@@ -26,6 +27,7 @@ class Method(Protocol):
     """A method is a frozen dataclass with some of these hooks, usually one file in `methods/`; see methods/dymos.py.
 
     Parameter files find it by the class attribute `name` ("dymos"); `label` ("DyMoS") is its name in words.
+    Equal settings are one key of a dictionary: call `lists_to_tuples` in `__post_init__` if a setting may be a list.
     Attributes that a method may set: `neutral`, whether its settings change nothing (else a run in which it never acts is an
     error); `once = True`, if two equal ones cannot act together; `reads_block_input = True`, if it reads `call.block_input`
     without having `edit_block`; `joins_extra_passes = True`, if it acts in passes that other methods run for themselves.
@@ -75,3 +77,11 @@ class Method(Protocol):
 
     def watch(self, pipe) -> Callable[[], None]:
         """Called once when a pipeline (None: a bare transformer) is steered; returns a function that undoes it."""
+
+
+def lists_to_tuples(method) -> None:
+    """Make tuples of the settings of a method, a frozen dataclass, that were given as lists, so that it can be hashed."""
+    for field in fields(method):
+        value = getattr(method, field.name)
+        if isinstance(value, list):
+            object.__setattr__(method, field.name, tuple(value))

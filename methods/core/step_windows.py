@@ -1,8 +1,15 @@
-"""In which denoising steps a method acts.
+"""In which denoising steps a method acts: what its setting `window` may be.
 
-A window is a name (AlignVid's paper: thirds of the steps; with "-by-time" its released code: the time that the model is
-given), a pair (from, to) of shares of the steps, or ("noise", high, low), the steps whose noise level is at most `high` and
-above `low`: the same part of the noise path for every scheduler and number of steps.
+    "all"                    every step
+    "early", "middle",       AlignVid's paper: 30 % of the steps each; with "-by-time" its released code: the time that the
+    "late"                   model is given
+    (from, to)               shares of the steps, of which step i of n has done (i + 1) / n; DyMoS. A share from 0 has at
+                             least the first step, however few there are
+    ("position", from, to)   the place among the steps, i / (n - 1): 0 is the first step and 1 the last; ALG's released code
+    ("noise", high, low)     the noise level, at most `high` and above `low`: the same part of the noise path for every
+                             scheduler and number of steps
+
+Pairs include both of their ends.
 """
 
 from __future__ import annotations
@@ -21,29 +28,25 @@ TIMES = {"early": (900.0, math.inf), "middle": (600.0, 900.0), "late": (-math.in
 BY_TIME = "-by-time"
 NAMES = (*FRACTIONS, *(name + BY_TIME for name in TIMES))
 
-
 Window = str | tuple[float, float] | tuple[str, float, float]
+ALLOWED = f'{", ".join(NAMES)}, (from, to) in shares of the steps, ("position", from, to) or ("noise", high, low)'
 
 
 def check_window(window: Window) -> None:
-    """Raise ValueError unless `window` is one of NAMES, (from, to) with 0 <= from < to <= 1, or ("noise", high, low) with
-    1 >= high > low >= 0."""
-    if isinstance(window, str):
-        if window not in NAMES:
-            raise ValueError(
-                f"window {window!r}: allowed are {', '.join(NAMES)} or (from, to) in fractions of the steps"
-            )
+    """Raise ValueError unless `window` is one of NAMES, (from, to) or ("position", from, to) with 0 <= from < to <= 1, or
+    ("noise", high, low) with 1 >= high > low >= 0."""
+    if window in NAMES:
         return
-    if not isinstance(window, (tuple, list)) or not all(
-        isinstance(w, (int, float)) and not isinstance(w, bool) for w in window[-2:]
-    ):
-        raise ValueError(
-            f'window {window!r}: allowed are {", ".join(NAMES)}, (from, to) in fractions of the steps or ("noise", high, low)'
-        )
-    if len(window) == 3 and window[0] == "noise":
-        if not 1 >= window[1] > window[2] >= 0:
+    if not isinstance(window, (tuple, list)) or len(window) not in (2, 3):
+        raise ValueError(f"window {window!r}: allowed are {ALLOWED}")
+    *unit, first, second = window
+    numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) for w in (first, second))
+    if not numbers or unit not in ([], ["position"], ["noise"]):
+        raise ValueError(f"window {window!r}: allowed are {ALLOWED}")
+    if unit == ["noise"]:
+        if not 1 >= first > second >= 0:
             raise ValueError(f'window {window!r}: ("noise", high, low) must satisfy 1 >= high > low >= 0')
-    elif not (len(window) == 2 and 0 <= window[0] < window[1] <= 1):
+    elif not 0 <= first < second <= 1:
         raise ValueError(f"window {window!r}: (from, to) must satisfy 0 <= from < to <= 1")
 
 
@@ -61,20 +64,23 @@ def in_window(window: Window, context: ForwardContext, *, by_time: bool = False)
             if not any(low < t <= high for t in times):
                 raise ValueError(f"window {window!r} has none of the {len(times)} steps: no time of theirs is in it")
         return inside
-    if len(window) == 3 and not isinstance(window, str):
+    if window[0] == "noise":
         return window[2] < context.noise <= window[1]
-    inside = _inside(window, context.fraction)
-    if (
-        not inside
-        and context.step == 0
-        and not any(_inside(window, (step + 1) / context.steps) for step in range(context.steps))
-    ):
-        raise ValueError(f"window {window!r} has none of the {context.steps} steps; take more steps or a wider window")
+    inside = _inside(window, context)
+    if not inside and context.step == 0:
+        others = (ForwardContext(step, context.steps, math.nan, "cond") for step in range(1, context.steps))
+        if not any(_inside(window, other) for other in others):
+            raise ValueError(
+                f"window {window!r} has none of the {context.steps} steps; take more steps or a wider window"
+            )
     return inside
 
 
-def _inside(window: str | tuple[float, float], fraction: float) -> bool:
+def _inside(window: Window, context: ForwardContext) -> bool:
+    """Whether a step is in a window of the steps: a name, or a share or position from, to."""
     if isinstance(window, str):
         low, high = FRACTIONS[window]
-        return low + 1e-9 < fraction <= high + 1e-9
-    return window[0] - 1e-9 <= fraction <= window[1] + 1e-9
+        return low + 1e-9 < context.fraction <= high + 1e-9
+    first, last = window[-2:]
+    at = context.position if window[0] == "position" else context.fraction
+    return first - 1e-9 <= at <= last + 1e-9 or (first == 0 and context.step == 0)

@@ -34,6 +34,7 @@ class AnchorProjection(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, anchors: torch.Tensor) -> torch.Tensor:
+        """Anchors (..., clip_dim) as video tokens of the transformer, (..., width)."""
         return self.leave(F.gelu(self.enter(self.norm(anchors))))
 
 

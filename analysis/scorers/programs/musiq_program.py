@@ -15,6 +15,7 @@ import torch
 
 
 def main(path: str) -> None:
+    """Print the score of the video at `path`, in 0..1, as JSON."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     metric = pyiqa.create_metric("musiq-spaq", device=device)
     video, scores = cv2.VideoCapture(path), []

@@ -18,6 +18,7 @@ SCALE = {"imaging_quality": 100.0}
 
 
 def main(manifest: str, out: str, *dimensions: str) -> None:
+    """Score the videos of `manifest` in VBench's `dimensions`, and write the table `out`, a row for each of them."""
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lines, given = [], {}

@@ -25,6 +25,7 @@ PRINTED = {
 
 
 def main(manifest: str, out: str) -> None:
+    """Score the videos of `manifest` and write the table `out`; a video that fails has a row that says why."""
     script = released()
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

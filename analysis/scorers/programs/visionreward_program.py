@@ -13,6 +13,7 @@ from pathlib import Path
 
 
 def main(manifest: str, out: str) -> None:
+    """Score the videos of `manifest` and write the table `out`; a video that fails has a row that says why."""
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     repository = Path(os.environ["VISIONREWARD_REPO"]).resolve()
