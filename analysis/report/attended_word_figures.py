@@ -38,6 +38,7 @@ def attended(maps: pd.DataFrame, backbone: str, images: Path):
     frames = sorted(maps["frame"].unique())
     size = (1.15 * (len(frames) + 1) + 2.4, 1.12 * len(keys) + 0.8)
     figure, axes = plt.subplots(len(keys), 1 + len(frames), figsize=size, squeeze=False)
+    colour = ""
     for line, (sample, word) in zip(axes, keys, strict=True):
         own = maps[(maps["sample"] == sample) & (maps["word"] == word)]
         grids = [100 * own[own["frame"] == f].pivot(index="row", columns="column", values="value") for f in frames]
