@@ -43,7 +43,7 @@ MEASURED, NOT_RUN, CANNOT, NO_MEMORY = "measured", "not run", "cannot run", "out
 COLUMNS = ["device", "threads", "torch", "diffusers", "dtype", "model", "heads", "head_size", "tokens", "text_and_image",
            "execution", "setting", "ms", "to_sdpa", "to_sdpa_low", "to_sdpa_high", "to_flex", "to_flex_low", "to_flex_high",
            "status", "reason"]  # fmt: skip
-WARM = 3  # passes in which a graph is compiled, its kernels are chosen and CUDA graphs are recorded
+WARM = 2  # rounds in which graphs are compiled, alone and after other settings, and CUDA graphs are recorded
 
 
 def settings_of(block: BuiltBlock, attention=flex_attention) -> dict[str, Callable]:
@@ -109,18 +109,20 @@ def time_settings(settings: dict, forward, device: str, repeats: int) -> tuple[d
         free_memory(device)
         return None
 
-    for name, context in settings.items():
-        attempt(name, context, WARM)
+    for _ in range(WARM):
+        for name, context in settings.items():
+            if name not in failed:
+                attempt(name, context, 2)
     times |= {name: [] for name in settings if name not in failed}
-    graphs = counters["stats"]["unique_graphs"]
     for turn in range(repeats + 1):
+        if turn == 1:
+            graphs = counters["stats"]["unique_graphs"]
         for name, context in there_and_back({n: settings[n] for n in times}, turn):
             spent = attempt(name, context, 1)
             if spent is not None:
                 times[name].append(spent)
     if counters["stats"]["unique_graphs"] > graphs:
-        again = {"status": CANNOT, "reason": "it was compiled again while it was timed"}
-        failed |= dict.fromkeys(times, again)
+        failed |= {n: {"status": CANNOT, "reason": "it was compiled again while it was timed"} for n in times}
         times = {}
     return times, failed
 

@@ -46,9 +46,8 @@ def machine(table: pd.DataFrame) -> str:
     """Where a table was measured, in a sentence."""
     done = table[table["device"].notna()]
     if done.empty:
-        return f"*Not run.* `{table['reason'].iloc[0].partition(',')[0]}` fills it" + (
-            ", on a machine with a GPU." if "GPU" in table["reason"].iloc[0] else "."
-        )
+        command, _, where = table["reason"].iloc[0].partition(",")
+        return f"*Not run.* `{command}`{where} fills it."
     row = done.iloc[0]
     left = " Rows that are *not run* were not reached." if (table["status"] == NOT_RUN).any() else ""
     return f"{row['device']}, {row['dtype']}, torch {row['torch']}, diffusers {row['diffusers']}.{left}"
@@ -101,11 +100,11 @@ def markdown(folder: Path | None = None) -> str:
     for device, title in KINDS.items():
         table = load_blocks(device, folder)
         lines += [f"## {title}", "", machine(table), ""]
-        if device == "cpu":
-            size = f"at most {table['tokens'].max():,} video tokens and " if table["device"].notna().any() else ""
-            lines += [f"These blocks have {size}{CPU_HEADS} heads of the real size: they show that everything runs, not what a "
-                      "real video costs.", ""]  # fmt: skip
-        lines += [*ratios(table), ""]
+        if device == "cpu" and table["device"].notna().any():
+            lines += [f"These blocks have at most {table['tokens'].max():,} video tokens and {CPU_HEADS} heads of the real size: "
+                      "they show that everything runs, not what a real video costs.", ""]  # fmt: skip
+        if device == "cuda" or table["device"].notna().any():
+            lines += [*ratios(table), ""]
         lines += [*reasons(table), ""] if reasons(table) else []
     lines += ["## A call in which nothing acts", "", wrapper(folder), ""]
     return "\n".join(lines)
