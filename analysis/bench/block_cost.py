@@ -205,7 +205,7 @@ def bench_blocks(
         store.write_table(not_run("cuda"), folder / "blocks-cuda.csv")
     versions = {"device": machine_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
                 "diffusers": diffusers.__version__}  # fmt: skip
-    for shape in (shapes or SHAPES).values():
+    for shape in (SHAPES if shapes is None else shapes).values():
         head, block = head_of(shape, device, tokens), None
         for execution in EXECUTIONS:
             try:
