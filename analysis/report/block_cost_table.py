@@ -17,7 +17,7 @@ SHOWN = [name for name in COUNTERPART if name not in (PLAIN, FLEX) and FLEX not 
 def load_blocks(device: str, folder: Path) -> pd.DataFrame:
     """The table of "cuda" or "cpu"; what was never begun is not run."""
     path = folder / f"blocks-{device}.csv"
-    return pd.read_csv(path, keep_default_na=True) if path.is_file() else not_run(device)
+    return pd.read_csv(path, dtype={"torch": str, "diffusers": str}) if path.is_file() else not_run(device)
 
 
 def cell(row: pd.Series, column: str) -> str:
