@@ -97,10 +97,10 @@ def test_what_is_compared_computes_the_same(name):
 
 @pytest.fixture
 def quick(tmp_path, monkeypatch):
-    """In an empty folder, without a GPU, with nothing in the place of FlexAttention."""
+    """In an empty folder, without a GPU, without compiling FlexAttention."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(block_cost, "compiled_flex", lambda: lambda query, key, value, **_: torch.zeros_like(query))
+    monkeypatch.setattr(block_cost, "compiled_flex", lambda: flex_attention)
     monkeypatch.setattr(block_cost, "CPU_HEADS", 1)
     monkeypatch.setattr(block_cost, "WARM", 1)
 
@@ -136,7 +136,6 @@ def test_a_compiled_block_is_timed_without_compiling_again(quick, monkeypatch):
     kept = {n: COUNTERPART[n] for n in (PLAIN, FLEX, "DyMoS", "DyMoS by FlexAttention")}
     monkeypatch.setattr(block_cost, "COUNTERPART", kept)
     monkeypatch.setattr(block_cost, "settings_of", lambda b, a: {n: settings_of(b, a)[n] for n in kept})
-    monkeypatch.setattr(block_cost, "compiled_flex", lambda: flex_attention)
     monkeypatch.setattr(block_cost, "WARM", 2)
     monkeypatch.setitem(EXECUTIONS, "compiled", {"backend": "eager"})
     block = build_block(SHAPES["cogvideox-5b"], "cpu", torch.float32, tokens=8, heads=1)
