@@ -34,8 +34,8 @@ docs: $(VENV)/.docs  ## the site, into build/site/index.html: from the executed 
 train-testbed: $(VENV)/.installed  ## every model from nothing; a few hours on 2 cores, resumes
 	$(RUN) python -m testbed train
 
-bench: $(VENV)/.installed  ## time the parts of a video on this machine
-	$(RUN) python -m analysis bench
+bench: $(VENV)/.installed  ## time the parts of a video, and every method in a block of four models, on this machine
+	$(RUN) python -m analysis bench && $(RUN) python -m analysis bench-blocks && $(RUN) python docs/cost_page.py
 
 lab: $(VENV)/.installed
 	$(RUN) python -m jupyter lab notebooks

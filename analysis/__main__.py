@@ -361,6 +361,23 @@ def bench(backbone: str = "wan-i2v"):
     print(bench_focal(load_parameters()).to_string())
 
 
+@app.command()
+def bench_blocks(
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="at most this many video tokens, in a narrow block; by default 1,040 on a CPU, the real on a GPU"
+        ),
+    ] = None,
+):
+    """Time every method in one block of four models, against SDPA and FlexAttention, eager and compiled; on this machine."""
+    from .bench.block_cost import bench_blocks
+    from .bench.wrapper_cost import bench_wrapper
+
+    print(bench_wrapper().to_string())
+    print(bench_blocks(tokens).to_string())
+
+
 for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
     app.command()(function)
 for commands in (benchmark_commands, report_commands, study_commands):

@@ -85,12 +85,18 @@ class NormalizedAttentionGuidance:
         return self.scale == 1 or self.alpha == 0
 
     def check(self, model) -> None:
-        """Raise ValueError for joint attention, an unknown text projection, or a block that does not exist."""
+        """Raise ValueError for joint attention, an unknown text projection, text that passes through connectors (LTX-2), or a
+        block that does not exist."""
         choose_blocks(model, self.blocks)
         if "text" not in model.sites:
             raise ValueError(
                 f"{self.label} needs text cross-attention. In the joint attention of this {model.family} the text changes "
                 "from block to block with the video, so a negative text would have to be carried through whole blocks"
+            )
+        if hasattr(model.transformer, "audio_caption_projection"):
+            raise ValueError(
+                f"{self.label} takes the text as it is encoded, and this {model.family} is given it from the pipeline's "
+                "connectors, which change it"
             )
         modules = [m for _, kind, m in attention_modules(model.transformer) if kind == "cross"]
         if text_projection(model.transformer) is None or not all(

@@ -169,6 +169,11 @@ def test_joint_attention_is_refused_with_the_reason(name):
         NormalizedAttentionGuidance().check(describe(make(name)[0]))
 
 
+def test_text_that_connectors_change_is_refused():
+    with pytest.raises(ValueError, match="connectors"):
+        NormalizedAttentionGuidance().check(describe(make("ltx-2-i2v")[0]))
+
+
 def test_bad_settings_and_a_bare_transformer_are_refused():
     for bad, words in (
         ({"scale": 0.5}, r"scale must be a number in \[1, inf\]"), ({"alpha": 2}, r"alpha must be a number in \[0, 1\]"),
