@@ -15,6 +15,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ..report.imported_scores import as_scores
+from ..study.column_metrics import fills_nothing
 from .table_schema import Metric, Paper, Row
 
 PRESETS = Path("papers/presets.yaml")
@@ -34,7 +35,7 @@ class RealRow:
         `metric.real` that was measured, None if none was."""
         for measured, real in metric.real.items():
             own = self.scores[self.scores["metric"] == measured]
-            if own.empty:
+            if own.empty or fills_nothing(own["estimator"].iloc[0]):
                 continue
             told = {
                 "measured": measured,
