@@ -240,9 +240,9 @@ def test_cells_of_tables_with_presets_name_the_study_that_fills_them(tmp_path, m
     presets = tmp_path / "presets.yaml"
     rows = "{FramePack: {method: none}, FramePack + AlignVid: {method: alignvid-framepack}}"
     presets.write_text(f"papers: {{alignvid: {{tables: {{table2: {{rows: {rows}}}}}}}}}\n")
-    original = real_rows.preset_method
-    monkeypatch.setattr(table_commands, "preset_method", lambda p, t, r: original(p, t, r, presets))
-    monkeypatch.setattr(real_rows, "preset_method", lambda p, t, r: original(p, t, r, presets))
+    original = real_rows.preset_runs
+    monkeypatch.setattr(table_commands, "preset_runs", lambda p, t, r: original(p, t, r, presets))
+    monkeypatch.setattr(real_rows, "preset_runs", lambda p, t, r: original(p, t, r, presets))
     cells = cells_of("alignvid", small(), {}).set_index(["table", "row", "metric"])["command"]
     wanted = "python -m analysis study new NAME --table alignvid/2 --benchmark DIR"
     sweeps = cells["table2", "FramePack", "Addition"]

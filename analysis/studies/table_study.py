@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from ..study.column_metrics import Real, fills_nothing, metrics_of_column
 from ..study.files import write_atomically, write_table
-from ..study.presets import PRESETS, split_table
+from ..study.presets import PRESETS, load_presets, split_table
 from ..study.significance import holm, mean_interval, paired_difference
 from .evaluate_study import MANIFEST, SCORES
 from .study import Study
@@ -64,15 +64,13 @@ def table_of_study(study: Study) -> pd.DataFrame:
         videos = pd.DataFrame(csv.DictReader(file))
     spec = YAML(typ="safe", pure=True).load((PRESETS.parent / f"tables/{paper}.yaml").read_text())["tables"][table]
     columns, printed = spec["metrics"], {r["row"]: r for r in spec["rows"]}
+    rows = load_presets()[paper].tables[table].rows
     cells = []
     for label, row in study.of_table.rows.items():
+        name = (label in rows and rows[label].row) or label
+        said = printed.get(name, {})
         for column in columns:
-            place = (
-                paper,
-                printed.get(label, {}).get("from", table),
-                printed.get(label, {}).get("published", label),
-                column,
-            )
+            place = (paper, said.get("from", table), said.get("published", name), column)
             told = {"row": label, "column": column, "published": _published().get(place, "not obtained")}
             real = metrics_of_column(paper, column)
             filling = [e for metric in real for e in estimates if e.metric == metric]
@@ -126,6 +124,8 @@ def _values(estimate: Estimate, videos: pd.DataFrame, row, column: str) -> tuple
     Answers to questions: a video that is missing or damaged has none right. Other metrics leave such videos out.
     """
     mine = videos[(videos["sweep"] == row.sweep) & (videos["method"] == row.method)]
+    if row.guidance_scale is not None:
+        mine = mine[mine["guidance_scale"].astype(float) == row.guidance_scale]
     if (of_column := mine["main_category"].map(_plain) == _plain(column)).any() or _plain(column) in _categories(
         videos
     ):
