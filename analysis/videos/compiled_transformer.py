@@ -50,7 +50,8 @@ def check_backend(where: str, backbone: Backbone) -> None:
         _check_attention_backend_requirements(AttentionBackendName(name))
     except RuntimeError as error:
         raise ValueError(f"{where} is {name!r}: {error}") from None
-    tiny, _ = next(iter(FAMILIES[family].tiny.values())).make(1, (2, 2, 2), 3)
+    with torch.random.fork_rng(devices=[]):  # which is seeded there
+        tiny, _ = next(iter(FAMILIES[family].tiny.values())).make(1, (2, 2, 2), 3)
     if not takes_backend(tiny):
         raise ValueError(
             f"{where} is {name!r}, which would change nothing: {family} calls PyTorch's attention itself; leave it out"
