@@ -112,7 +112,7 @@ def test_a_study_sets_them_and_takes_them_out_again(tmp_path):
 METHODS = {
     "none": [],
     "alignvid": [AlignVid(1.5, window="all", blocks="all")],
-    "dymos": [DyMoS(1.0, steps=1.0)],
+    "dymos": [DyMoS(1.0, window=(0, 1))],
     "skip-layer": [
         SkipLayerGuidance(blocks=(1,), scale=2.0, window=(0.0, 1.0))
     ],  # which wraps the compiled blocks themselves
