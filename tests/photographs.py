@@ -69,8 +69,7 @@ output: csv
 inputs: [questions, id]
 files: [judge.py]
 metrics:
-  macro: {unit: share, low: 0, high: 1, what: share of questions answered as expected, better: higher,
-          fills: ["alignvid: Modification", "alignvid: Addition", "alignvid: Deletion"]}
+  macro: {unit: share, low: 0, high: 1, what: share of questions answered as expected, better: higher}
   adherence: {unit: "", low: 0, high: 1, what: all of them, better: higher, proportion: true}
 """
 

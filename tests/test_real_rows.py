@@ -125,14 +125,6 @@ def test_focal_guidance_counts_videos_with_every_answer_right_of_each_dimension(
     assert "Human Interaction: measured, by the estimator that the row names" in page
 
 
-def test_every_metric_that_says_which_column_it_fills_is_known_to_the_column():
-    registry = pytest.importorskip("analysis.scorers.registry")
-    for scorer in registry.find_scorers().values():
-        for name, metric in scorer.metrics.items():
-            for paper, column in (text.split(": ", 1) for text in metric.fills):
-                assert name in PAPERS[paper].metrics[column].real, f"{name}: {paper}, {column}"
-
-
 def test_missing_videos_are_wrong_and_other_failures_make_a_cell_incomplete(tmp_path):
     scores, manifest = written(tmp_path, WAN)
     table = pd.read_csv(scores[0], dtype=str, keep_default_na=False)
@@ -248,9 +240,9 @@ def test_cells_of_tables_with_presets_name_the_study_that_fills_them(tmp_path, m
     presets = tmp_path / "presets.yaml"
     rows = "{FramePack: {method: none}, FramePack + AlignVid: {method: alignvid-framepack}}"
     presets.write_text(f"papers: {{alignvid: {{tables: {{table2: {{rows: {rows}}}}}}}}}\n")
-    original = real_rows.preset_method
-    monkeypatch.setattr(table_commands, "preset_method", lambda p, t, r: original(p, t, r, presets))
-    monkeypatch.setattr(real_rows, "preset_method", lambda p, t, r: original(p, t, r, presets))
+    original = real_rows.preset_runs
+    monkeypatch.setattr(table_commands, "preset_runs", lambda p, t, r: original(p, t, r, presets))
+    monkeypatch.setattr(real_rows, "preset_runs", lambda p, t, r: original(p, t, r, presets))
     cells = cells_of("alignvid", small(), {}).set_index(["table", "row", "metric"])["command"]
     wanted = "python -m analysis study new NAME --table alignvid/2 --benchmark DIR"
     sweeps = cells["table2", "FramePack", "Addition"]
@@ -263,3 +255,25 @@ def test_cells_of_tables_with_presets_name_the_study_that_fills_them(tmp_path, m
     scores, manifest = written(tmp_path, {("FramePack", "none"): 0.4, ("FramePack", "alignvid-framepack"): 0.5})
     found = build(PAPERS["alignvid"], small(), PUBLISHED, without, imported={"x": join(scores, manifest)})
     assert "FramePack + AlignVid, x" in set(found["row"])
+
+
+def test_a_row_of_which_the_paper_does_not_say_the_model_is_there_for_each(tmp_path):
+    settings = {
+        ("Wan2.1", "none"): 0.4,
+        ("Wan2.1", "alignvid-wan"): 0.6,
+        ("FramePack", "none"): 0.5,
+        ("FramePack", "alignvid-framepack"): 0.5,
+    }
+    imported = {"x": join(*written(tmp_path, settings))}
+    cells = cells_of("alignvid", small(), imported, "table3").query("metric == 'Addition'").set_index("row")
+    wan, framepack = (cells.loc[f"scalar scaling, x, {m}"] for m in ("Wan2.1", "FramePack"))
+    assert (wan["method"], framepack["method"]) == ("alignvid-wan", "alignvid-framepack")
+    assert wan["direction"] == "agrees" and framepack["direction"] == "undecided"
+    assert {"baseline, x, Wan2.1", "baseline, x, FramePack"} <= set(cells.index)
+    alone = {"x": join(*written(tmp_path, dict(list(settings.items())[:2])))}
+    assert "scalar scaling, x" in set(cells_of("alignvid", small(), alone, "table3")["row"])
+
+
+def test_a_simulated_judge_fills_no_row(tmp_path):
+    imported = {"s": join(*written(tmp_path, WAN, scorer=("simulated_judge:says_yes=0.9,says_no=0.9", "1")))}
+    assert not any(row.endswith(", s") for row in cells_of("alignvid", small(), imported, "table2")["row"])

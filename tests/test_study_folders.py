@@ -86,7 +86,8 @@ def test_rows_that_nobody_can_run_say_why(tmp_path):
     assert "nothing its filter" in dymos.of_table.rows["Wan 2.2-14B | ALG"].missing
     assert "left out" in dymos.of_table.rows["CogVideoX-5B | Ours"].missing
     focal = new_study(tmp_path / "f", "focal_guidance/1", ROOT / "testbed/benchmark")
-    assert "families" in focal.of_table.rows["LTX-Video"].missing
+    assert "no pipeline of it" in focal.of_table.rows["Open-Sora Plan v1.3"].missing
+    assert focal.of_table.rows["LTX-Video"].sweep == "ltx-video"
     assert "not released" in focal.of_table.rows["FG+Wan2.1-I2V"].missing
     assert focal.raw()["sweeps"]["wan2.1-i2v"]["seeds"] == [0, 1, 2, 3, 4]
 

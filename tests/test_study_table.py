@@ -19,13 +19,11 @@ ROWS = {
 }
 JUDGE = {
     "scorer": "judge", "version": "3", "inputs": ["questions"],
-    "metrics": {"macro": {"fills": [f"alignvid: {c}" for c in ("Modification", "Addition", "Deletion")], "low": 0, "high": 1,
-                          "proportion": False, "imitates": ""}},
+    "metrics": {"macro": {"low": 0, "high": 1, "imitates": ""}},
 }  # fmt: skip
 FLOW = {
     "scorer": "flow", "version": "1", "inputs": [],
-    "metrics": {"dynamic": {"fills": ["alignvid: Dynamic Degree"], "low": 0, "high": 1, "proportion": True,
-                            "imitates": "VBench dynamic_degree"}},
+    "metrics": {"dynamic_degree_raft_torchvision": {"low": 0, "high": 1, "imitates": "VBench dynamic_degree"}},
 }  # fmt: skip
 
 

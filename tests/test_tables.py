@@ -23,6 +23,7 @@ from analysis.papers.table_pages import as_markdown, count, markdown, repeated, 
 from analysis.papers.table_schema import STAND_INS, Metric, load_paper, load_stand_ins
 from analysis.study.files import write_table
 from analysis.study.parameters import load_parameters
+from analysis.study.presets import split_table
 from analysis.study.results_layout import sweep_folder
 from analysis.study.score_columns import COLUMNS
 from methods.__main__ import parser, read_methods
@@ -224,8 +225,8 @@ def test_every_command_is_one_that_exists(built):
                     read_methods(options.method, None)
                 elif words[3] == "study":
                     assert words[3:7] == ["study", "new", "NAME", "--table"] and words[8:] == ["--benchmark", "DIR"]
-                    paper, table = words[7].split("/")
-                    assert paper == name and f"table{table}" in PAPERS[paper].tables
+                    paper, table = split_table(words[7])
+                    assert paper == name and table in PAPERS[paper].tables
                 elif words[3] != "rate":
                     assert words[2] == "analysis" and words[3] in ("generate", "score")
                     assert words[4] in PARAMETERS.sweeps

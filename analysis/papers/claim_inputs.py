@@ -42,14 +42,17 @@ class Study:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
+        """The scores of all sweeps, a row per video; without rows if there are none."""
         return self._gather(TABLE)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
+        """Statistics of recorded attention, a row per attention of a step and block; without rows if there are none."""
         return self._gather("attention-cells.csv")
 
     @cached_property
     def frames(self) -> pd.DataFrame:
+        """Recorded attention between frames; without rows if there is none."""
         return self._gather("attention-frames.csv")
 
     def _gather(self, table):

@@ -93,14 +93,17 @@ class Difference(Strict):
 
     @property
     def against(self) -> tuple[Setting, ...]:
+        """What `a` is compared with: one setting, or each of several."""
         return self.b if isinstance(self.b, tuple) else (self.b,)
 
     @property
     def settings(self) -> tuple[Setting, ...]:
+        """The settings that it reads."""
         return (self.a, *self.against, *(self.beyond or ()))
 
     @property
     def measures(self) -> tuple[str, ...]:
+        """The measures that it reads, as in KNOWN."""
         return (self.measure,)
 
     def __str__(self) -> str:
@@ -119,10 +122,12 @@ class Trend(Strict):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
+        """The settings that it reads."""
         return self.levels
 
     @property
     def measures(self) -> tuple[str, ...]:
+        """The measures that it reads, as in KNOWN."""
         return (self.measure,)
 
     def __str__(self) -> str:
@@ -143,10 +148,12 @@ class Correlation(Strict):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
+        """The settings that it reads."""
         return (self.a, self.b) if self.b else (self.a,)
 
     @property
     def measures(self) -> tuple[str, ...]:
+        """The measures that it reads, as in KNOWN."""
         return (self.x, self.y)
 
     def __str__(self) -> str:
@@ -207,6 +214,7 @@ class LedgerRow(Strict):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
+        """The two settings."""
         return (self.a, self.b)
 
 

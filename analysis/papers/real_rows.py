@@ -15,6 +15,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ..report.imported_scores import as_scores
+from ..study.column_metrics import fills_nothing
 from .table_schema import Metric, Paper, Row
 
 PRESETS = Path("papers/presets.yaml")
@@ -34,7 +35,7 @@ class RealRow:
         `metric.real` that was measured, None if none was."""
         for measured, real in metric.real.items():
             own = self.scores[self.scores["metric"] == measured]
-            if own.empty:
+            if own.empty or fills_nothing(own["estimator"].iloc[0]):
                 continue
             told = {
                 "measured": measured,
@@ -60,18 +61,25 @@ def real_rows(paper: Paper, table: str, row: Row, imported: dict[str, pd.DataFra
     against = next((r for r in paper.tables[table].rows if r.row == row.against), None)
     for name, scores in imported.items():
         own = _of_row(scores, paper, table, row)
-        if len(own):
-            yield RealRow(name, own, _of_row(scores, paper, table, against) if against else own.iloc[:0])
+        base = _of_row(scores, paper, table, against) if against else own.iloc[:0]
+        models = set(own["backbone"]) & {b for b, _ in preset_runs(paper.paper, table, row.row)} - {row.backbone}
+        if len(models) > 1:  # the paper does not say which of them it is: a row for each
+            for model in sorted(models):
+                yield RealRow(f"{name}, {model}", own[own["backbone"] == model], base[base["backbone"] == model])
+        elif len(own):
+            yield RealRow(name, own, base)
 
 
 def _of_row(scores: pd.DataFrame, paper: Paper, table: str, row: Row) -> pd.DataFrame:
     named = scores[scores["row"] == row.row]
     if len(named):
         return named
-    model = paper.backbones[row.backbone]
-    methods = {row.method, preset_method(paper.paper, table, row.row)} - {None}
-    own = scores[(scores["row"] == "") & scores["backbone"].isin({row.backbone, model.model} - {None})]
-    own = own[own["method"].isin(methods)]
+    model, runs = paper.backbones[row.backbone], preset_runs(paper.paper, table, row.row)
+    names, methods = {row.backbone, model.model} - {None}, {row.method, *(m for _, m in runs)} - {None}
+    named = scores["backbone"].isin(names) & scores["method"].isin(methods)
+    for backbone, method in runs:
+        named |= (scores["backbone"] == backbone) & (scores["method"] == method)
+    own = scores[(scores["row"] == "") & named]
     return own if row.guidance_scale is None else own[own["guidance_scale"] == row.guidance_scale]
 
 
@@ -84,11 +92,13 @@ def several_settings(scores: pd.DataFrame) -> str:
     return ""
 
 
-def preset_method(paper: str, table: str, row: str, path: Path = PRESETS) -> str | None:
-    """What a row's method is called in the papers' presets, None if they do not have it."""
+def preset_runs(paper: str, table: str, row: str, path: Path = PRESETS) -> list[tuple[str, str]]:
+    """(backbone, method) of a row, as the papers' presets call them; [] if they do not have it, several where the paper does not
+    say which model it is."""
     found = _presets(path, path.stat().st_mtime_ns) if path.is_file() else {}
     rows = found.get("papers", {}).get(paper, {}).get("tables", {}).get(table, {}).get("rows", {})
-    return rows.get(row, {}).get("method")
+    own = [said for label, said in rows.items() if (said.get("row") or label) == row]
+    return list(dict.fromkeys((said.get("backbone", ""), said["method"]) for said in own))
 
 
 @lru_cache(maxsize=2)

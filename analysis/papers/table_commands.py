@@ -6,7 +6,7 @@ import json
 
 from ..study.parameters import Parameters
 from ..study.score_columns import MOTION
-from .real_rows import preset_method
+from .real_rows import preset_runs
 from .table_schema import Metric, Model, Row
 
 OLDER = "scored before this column existed"
@@ -45,7 +45,7 @@ def command(row: Row, model: Model, parameters: Parameters, published: dict, pap
 
 def study_command(paper: str, table: str, row: Row) -> str:
     """What begins a study that fills a row with videos of the paper's own model; "" for a row without presets."""
-    if preset_method(paper, table, row.row) is None:
+    if not preset_runs(paper, table, row.row):
         return ""
     return f"python -m analysis study new NAME --table {paper}/{table.removeprefix('table')} --benchmark DIR"
 

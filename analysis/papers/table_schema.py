@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from ..study.column_metrics import Real
 from ..study.parameters import Parameters
 
 STAND_INS = "stand_ins.yaml"  # in the folder above the tables
@@ -24,16 +25,6 @@ class Column(_Strict):
     sees: str
     factor: float = 1
     digits: int = 2
-
-
-class Real(_Strict):
-    """A metric of `python -m analysis evaluate` that fills a paper's column with videos of the paper's own models: times `factor`,
-    of which main categories of the benchmark (all by default), and whether every video has 0 or 1."""
-
-    factor: float = 1
-    digits: int = 2
-    groups: list[str] = []
-    proportion: bool = False
 
 
 class Metric(_Strict):

@@ -11,7 +11,8 @@ name: by which the command and the table call it. One that follows a published m
 version: raised by hand whenever the same video would get another value.
 requires: `Requires(packages, weights, licence)`: what has to be there, and under which terms.
 metrics: name -> `Metric`: unit, range, what it measures, which published metric it is (`published`) or follows with another
-    estimator (`imitates`), which columns of the papers' tables it fills (`fills`).
+    estimator (`imitates`). Which columns of the papers' tables a metric of this name fills says papers/stand_ins.yaml, under
+    `real`: add it there.
 inputs: which columns of the manifest it reads, of `image`, `prompt`, `id`, `questions`. It is given those and no others, so
     its key cannot miss one. A video that lacks one is a row with the status `no_input`.
 runs: "worker" (several processes at once, the default) or "here" (in the command's own process, after the workers: a model

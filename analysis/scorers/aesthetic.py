@@ -38,7 +38,6 @@ class AestheticLaion(ClipFrames):
         "aesthetic_laion_hf": Metric(
             "", None, None, "how pleasing the middle square is as a photograph, about 0 to 1 (the head's 1 to 10 over 10); not motion",
             better="higher", imitates="VBench aesthetic_quality",
-            fills=("alignvid: Aesthetic Quality", "focal_guidance: Aesthetic Quality"),
         ),
     }  # fmt: skip
 

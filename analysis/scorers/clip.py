@@ -34,7 +34,7 @@ class ClipFrames(Scorer):
     metrics: ClassVar = {
         "background_consistency_clip_hf": Metric(
             "", 0, 1, "mean similarity of CLIP features, of the middle square, to the frame before and to the first; no mask",
-            better="higher", imitates="VBench background_consistency", fills=("focal_guidance: Background Consistency",),
+            better="higher", imitates="VBench background_consistency",
         ),
     }  # fmt: skip
 

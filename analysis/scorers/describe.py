@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from ..study.column_metrics import columns_of_metric, fills_nothing
 from ..study.files import write_atomically
 from .registry import make_scorer, scorer_names
 from .scorer import Metric, Scorer
@@ -42,7 +43,8 @@ def _section(scorer: Scorer) -> str:
     lines += [""] * (lines[-1] != "") + ["| metric | unit, range | what it is | published |", "|---|---|---|---|"]
     for name, metric in scorer.metrics.items():
         what = " ".join(metric.what.split()).replace("|", r"\|")
-        lines.append(f"| `{name}` | {_range(metric)} | {what} | {_published(metric)} |")
+        filled = () if fills_nothing(scorer.name) else columns_of_metric(name)
+        lines.append(f"| `{name}` | {_range(metric)} | {what} | {_published(metric, filled)} |")
     return "\n".join(lines)
 
 
@@ -54,10 +56,9 @@ def _range(metric: Metric) -> str:
     return f"{metric.unit}, {bounds}" if metric.unit else bounds
 
 
-def _published(metric: Metric) -> str:
+def _published(metric: Metric, filled: tuple[str, ...]) -> str:
     said = [f"is {metric.published}"] if metric.published else []
     said += [f"follows {metric.imitates}; another estimator"] if metric.imitates else []
-    said += [f"stands in {', '.join(metric.fills)}" if metric.imitates else f"fills {', '.join(metric.fills)}"] * bool(
-        metric.fills
-    )
+    if filled:
+        said.append(f"{'stands in' if metric.imitates else 'fills'} {', '.join(filled)}")
     return "; ".join(said)

@@ -39,7 +39,7 @@ class Dino(Scorer):
     metrics: ClassVar = {
         "subject_consistency_dino_hf": Metric(
             "", 0, 1, "mean similarity of DINO features to the frame before and to the first; a frozen video has 1",
-            better="higher", imitates="VBench subject_consistency", fills=("focal_guidance: Subject Consistency",),
+            better="higher", imitates="VBench subject_consistency",
         ),
     }  # fmt: skip
 
@@ -81,7 +81,7 @@ class DinoReference(Dino):
     metrics: ClassVar = {
         "i2v_subject_dino_hf": Metric(
             "", 0, 1, "the best frame's similarity to the reference, and that of neighbours; it does not see a steady drift",
-            better="higher", imitates="VBench i2v_subject", fills=("alignvid: I2V Subject", "focal_guidance: I2V Subject"),
+            better="higher", imitates="VBench i2v_subject",
         ),
         "reference_dino_mean": Metric("", 0, 1, "mean similarity of DINO features to the reference", better="higher"),
         "reference_dino_least": Metric("", 0, 1, "similarity of the frame that is least like the reference", better="higher"),

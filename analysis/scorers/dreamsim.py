@@ -42,7 +42,6 @@ class DreamSim(Scorer):
         "i2v_background_dreamsim": Metric(
             "", 0, 1, "the best frame's similarity to the reference, and that of neighbours; it does not see a steady drift",
             better="higher", imitates="VBench i2v_background",
-            fills=("alignvid: I2V Background", "focal_guidance: I2V Background"),
         ),
         "reference_dreamsim_mean": Metric("", 0, 1, "mean similarity of DreamSim's embeddings to the reference", better="higher"),
         "reference_dreamsim_least": Metric("", 0, 1, "similarity of the frame least like the reference", better="higher"),

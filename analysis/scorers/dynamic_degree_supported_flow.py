@@ -11,8 +11,6 @@ from .flow_of_pairs import ESTIMATOR, OPENCV, check_side, neighbours, top_flow
 from .scorer import Metric, Requires, Sample, Scorer
 from .video import NotScored, Video
 
-FILLS = ("alignvid: Dynamic Degree", "dymos: Dynamic Degree (VBench)", "focal_guidance: Dynamic Degree")
-
 
 def rule(scores: np.ndarray, frames: int, short_side: int) -> tuple[bool, float]:
     """VBench's decision from the scores of the pairs of `frames` sampled frames (`vbench/dynamic_degree.py`).
@@ -42,7 +40,7 @@ class DynamicDegreeSupportedFlow(Scorer):
             "", 0, 1,
             f"1 if a quarter of the sampled pairs move by more than 6 px per 256 px of the short side. Flow: {ESTIMATOR}. "
             "The camera's motion counts in full; a single late event in a long video does not.",
-            better="higher", imitates="VBench dynamic_degree (RAFT)", fills=FILLS, digits=0, proportion=True,
+            better="higher", imitates="VBench dynamic_degree (RAFT)", digits=0, proportion=True,
         ),
         "dynamic_margin_supported_flow": Metric(
             "", 0, None, "The score that decides, over the threshold: above 1 the video is dynamic.", better="higher",

@@ -123,12 +123,10 @@ class Judge(Scorer):
         "macro": Metric(
             "share", 0, 1, "share of questions answered as expected; an undecided one is wrong", better="higher",
             imitates="OmitI2V's accuracy, whose judge is Qwen2.5-VL-32B under the protocol released",
-            fills=("alignvid: Modification", "alignvid: Addition", "alignvid: Deletion", "alignvid: Semantic fidelity"),
         ),
         "adherence": Metric(
             "share", 0, 1, "1 if every question is answered as expected", better="higher", proportion=True,
             imitates="Focal Guidance's score of a video, whose judge is not stated",
-            fills=("focal_guidance: Dynamic Attributes", "focal_guidance: Human Motion"),
         ),
         "answer": Metric("", 0, 1, "the answer to a question: 1 yes, 0 no, undefined where neither", per_item=True),
         "right": Metric("", 0, 1, "1 if the answer is the expected one", better="higher", per_item=True),

@@ -29,7 +29,6 @@ class OpticalFlow(Scorer):
             "px / frame", 0, None,
             f"The mean over neighbouring frames of the mean of the largest 5 % of the flow: {ESTIMATOR}. {BLIND}", digits=3,
             imitates="the motion that VBench's dynamic degree thresholds",
-            fills=("alignvid: Dynamic Degree", "dymos: Dynamic Degree (VBench)", "focal_guidance: Dynamic Degree"),
         ),
         "flow_q1": Metric("px / frame", 0, None, "The same of the first quarter of the pairs.", digits=3),
         "flow_q2": Metric("px / frame", 0, None, "The same of the second quarter.", digits=3),

@@ -229,6 +229,13 @@ def load_program(path: Path) -> Program:
         raise ValueError(f"{path}: {' '.join(reason.split())}") from None
 
 
+def _metric(name: str, said: dict) -> Metric:
+    if "fills" in said:
+        raise ValueError(f"{name} says which columns it `fills`: papers/stand_ins.yaml does, under `real`; take it out here and name "
+                         "the metric as it is called there, or add it there")  # fmt: skip
+    return Metric(**said)
+
+
 def _program(path: Path, given: dict) -> Program:
     if not isinstance(given, dict):
         raise ValueError("it holds no mapping")
@@ -255,7 +262,7 @@ def _program(path: Path, given: dict) -> Program:
         raise ValueError(f"timeout is {timeout}; seconds above 0 are wanted")
     return Program(
         file=path, name=str(given["name"]), version=str(given["version"]), command=tuple(command),
-        metrics={name: Metric(**said) for name, said in given["metrics"].items()},
+        metrics={name: _metric(name, said) for name, said in given["metrics"].items()},
         requires=Requires(**({"packages": {}} | given.get("requires", {}))), inputs=inputs, per=per, output=output,
         timeout=timeout, files=files,
     )  # fmt: skip

@@ -84,7 +84,6 @@ class Raft(Scorer):
         "dynamic_degree_raft_torchvision": Metric(
             "", 0, 1, "1 if a quarter of the sampled pairs move fast; camera motion counts fully, a single late event does not",
             proportion=True, imitates="VBench dynamic_degree",
-            fills=("alignvid: Dynamic Degree", "dymos: Dynamic Degree (VBench)", "focal_guidance: Dynamic Degree"),
         ),
         "dynamic_margin_raft_torchvision": Metric("", 0, None, "how far the verdict is from its threshold; above 1 is dynamic"),
         "speed_raft_torchvision": Metric(

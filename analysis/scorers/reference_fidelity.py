@@ -76,7 +76,6 @@ class ReferenceFidelity(Scorer):
         **_metrics("ssim", "", -1, 1, 5, "SSIM (Wang et al. 2004) of grey frames"),
         "sharpness_retention": Metric(
             "", 0, None, "The variance of the Laplacian, mean of the last quarter over the reference's.", digits=4,
-            fills=("alignvid: Imaging Quality", "focal_guidance: Imaging Quality"),
             imitates="imaging quality (MUSIQ), of which it sees blur alone",
         ),
     }  # fmt: skip

@@ -25,8 +25,8 @@ class Metric:
     unit: e.g. "dB", "px / frame", "share"; "" for a plain number. low, high: its range, None where it is open.
     what: what it measures and what it cannot see, in a sentence. better: "higher", "lower" or "" where neither is.
     published: the published metric that it is exactly, e.g. "VBench temporal_flickering". imitates: the one that it follows
-        with another estimator: directions of change may be compared, values never.
-    fills: columns of the papers' tables, "paper: column" as in papers/stand_ins.yaml.
+        with another estimator: directions of change may be compared, values never. Which columns of the papers' tables it fills
+        says papers/stand_ins.yaml.
     digits: decimals that the table has. proportion: every video has 0 or 1. per_item: returned as NAME/ITEM.
     """
 
@@ -37,7 +37,6 @@ class Metric:
     better: str = ""
     published: str = ""
     imitates: str = ""
-    fills: tuple[str, ...] = ()
     digits: int = 6
     proportion: bool = False
     per_item: bool = False

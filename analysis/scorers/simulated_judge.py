@@ -30,8 +30,8 @@ class SimulatedJudge(Judge):
 
     name: ClassVar = "simulated_judge"
     version: ClassVar = "1"
-    # It fills no column of a paper's table.
-    metrics: ClassVar = {k: replace(m, fills=(), imitates="") for k, m in Judge.metrics.items()}
+    # It imitates no judge, and papers/stand_ins.yaml names it among those that fill nothing.
+    metrics: ClassVar = {k: replace(m, imitates="") for k, m in Judge.metrics.items()}
     requires: ClassVar = Requires(
         {"cv2": "opencv-python-headless"}, licence="a simulation, for tests of the calibration only"
     )

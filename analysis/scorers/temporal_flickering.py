@@ -24,7 +24,6 @@ class TemporalFlickering(Scorer):
             "share", 0, 1,
             "1 less the mean absolute difference of neighbouring frames over 255. Any change lowers it: a frozen video has 1.",
             better="higher", published="VBench temporal_flickering, without its static filter",
-            fills=("alignvid: Temporal Flickering",),
         )
     }  # fmt: skip
 

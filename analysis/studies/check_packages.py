@@ -31,6 +31,7 @@ def package_findings(parameters: Parameters, scorers: list[str] | None = None) -
             check_backbone(name, backbone)
         except (ValueError, OSError) as error:
             found.append(Finding("blocks", name, " ".join(str(error).split())))
+        found += _mixed_backends(name, parameters)
         if (
             (q := backbone.load.quantisation)
             and (module := QUANTISERS.get(q.config))
@@ -43,6 +44,21 @@ def package_findings(parameters: Parameters, scorers: list[str] | None = None) -
     names = ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(count)}))
     said = f"{count} x {names}" if count else "there is no GPU here; videos are made on the CPU"
     return [*found, Finding("fine" if count else "note", "device", said)]
+
+
+def _mixed_backends(name: str, parameters: Parameters) -> list[Finding]:
+    """A note where a change against `none` would hold the difference of two attention backends, too."""
+    from methods.core.backends import SEEN
+
+    backend = parameters.backbones[name].load.attention_backend
+    steered = any(m != "none" for s in parameters.sweeps.values() if s.backbone == name for m in s.methods)
+    if backend is None or backend in SEEN or not steered:
+        return []
+    said = (
+        f"with attention_backend {backend}, calls in which a method acts are PyTorch's own: changes against `none` hold the "
+        "difference of the two backends, too; say `native` where that matters"
+    )
+    return [Finding("note", name, said)]
 
 
 def _scorer(spelled: str) -> Finding:

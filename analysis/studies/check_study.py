@@ -6,7 +6,7 @@ import shutil
 from copy import deepcopy
 
 from ..study.parameters import Parameters
-from ..study.presets import presets_of_table
+from ..study.presets import load_presets, presets_of_table, split_table
 from .check_benchmark import benchmark_findings
 from .check_checkpoint import checkpoint_findings, local_folder
 from .check_methods import method_findings
@@ -53,7 +53,12 @@ def check_study(study: Study, scorers: list[str] | None = None) -> list[Finding]
 def provisional(raw: dict, missing: list[str]) -> Parameters:
     """The parameters with something in the place of what is not stated, to check the rest by."""
     raw = deepcopy(raw)
-    for path in missing:
+    unknown = {setting_of(path)[0] for path in missing if path.startswith("methods.")}
+    raw["methods"] = {k: v for k, v in raw["methods"].items() if k not in unknown}
+    for sweep in raw["sweeps"].values():
+        if "methods" in sweep:
+            sweep["methods"] = [m for m in sweep["methods"] if m not in unknown] or ["none"]
+    for path in (path for path in missing if not path.startswith("methods.")):
         *parents, last = _path(raw, path)
         inside = raw
         for name in parents:
@@ -81,6 +86,7 @@ def _settings(study: Study, missing: list[str]) -> list[Finding]:
     if study.of_table:
         for preset in presets_of_table(study.of_table.table).values():
             notes |= {(slug(preset.backbone), key): note for key, note in preset.unstated.items()}
+            notes |= {(preset.method, key): note for key, note in preset.asked.items()}
     found = []
     for path in missing:
         name, key = setting_of(path)
@@ -102,7 +108,10 @@ def _settings(study: Study, missing: list[str]) -> list[Finding]:
 def _rows(study: Study) -> list[Finding]:
     if not study.of_table:
         return []
-    found, left_out = [], [label for label, row in study.of_table.rows.items() if row.missing == LEFT_OUT]
+    paper, table = split_table(study.of_table.table)
+    said = load_presets()[paper].tables[table].note
+    found = [Finding("note", study.of_table.table, said)] if said else []
+    left_out = [label for label, row in study.of_table.rows.items() if row.missing == LEFT_OUT]
     for label, row in study.of_table.rows.items():
         if row.missing and row.missing != LEFT_OUT:
             found.append(Finding("note", label, f"this row is not made: {row.missing}"))

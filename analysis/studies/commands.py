@@ -20,10 +20,14 @@ PASSED = {"allow_extra_args": True, "ignore_unknown_options": True}
 @study.command()
 def new(
     name: Annotated[str, typer.Argument(help="of the folder that is made in studies/")],
-    table: Annotated[str, typer.Option(help="such as alignvid/2, dymos/1 or focal_guidance/1")],
+    table: Annotated[str, typer.Option(help="such as alignvid/2, dymos/figure5 or focal_guidance/3")],
     benchmark: Annotated[Path, typer.Option(help="the benchmark's folder")],
     backbones: Annotated[list[str] | None, typer.Option(help="only these of the paper's; repeatable")] = None,
     samples: Annotated[int | None, typer.Option(help="the first so many of the benchmark's; all by default")] = None,
+    data_set: Annotated[
+        str | None,
+        typer.Option(help="which of the table's the benchmark is, where it has several; the first by default"),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="where the study's folder is made")] = FOLDER,
 ):
     """Make a study of a paper's table: its parameters, each with where it stands, the benchmark, runs and results."""
@@ -32,7 +36,7 @@ def new(
 
     if not name or "/" in name or name.startswith("."):
         raise ValueError(f"{name!r} is no name of a study; --folder says where it is made")
-    made = new_study(folder / name, table, benchmark, backbones=backbones, samples=samples)
+    made = new_study(folder / name, table, benchmark, backbones=backbones, samples=samples, data_set=data_set)
     print(f"{folder / name}/params.yaml has {len(unstated(made.raw()))} settings that have to be stated; next: "
           f"python -m analysis study check {made.command}")  # fmt: skip
 

@@ -16,6 +16,7 @@ from .settings import comment, put
 from .study import FOLDER, PARAMETERS, ROWS, Study, find_study
 
 LEFT_OUT = "its backbone was left out of this study"
+OTHER_DATA = "it is of the data set {0}: `study new --data-set '{0}'` makes a study of that one"
 HEAD = """\
 Study {name}: {table}, made by `python -m analysis study new`. The schema is that of the repository's params.yaml.
 A comment says where a value stands. What is null has to be stated: `python -m analysis study set {name} BACKBONE --KEY VALUE`.
@@ -28,15 +29,22 @@ def slug(name: str) -> str:
 
 
 def new_study(
-    folder: Path, table: str, benchmark: Path, *, backbones: list[str] | None = None, samples: int | None = None
+    folder: Path,
+    table: str,
+    benchmark: Path,
+    *,
+    backbones: list[str] | None = None,
+    samples: int | None = None,
+    data_set: str | None = None,
 ) -> Study:
-    """Make the folder of a study. `backbones` are names of the paper (all by default), `samples` how many of the benchmark's.
+    """Make the folder of a study. `backbones` are names of the paper (all by default), `samples` how many of the benchmark's,
+    `data_set` which of the table's the benchmark is, where it has several (the first by default).
 
-    Raises ValueError for a table without presets, a backbone that the table has not, a benchmark that cannot be read, and a
-    folder that is there already. Leaves nothing behind then.
+    Raises ValueError for a table without presets, a backbone or data set that the table has not, a benchmark that cannot be
+    read, and a folder that is there already. Leaves nothing behind then.
     """
     paper, name = split_table(table)
-    rows = presets_of_table(table)
+    rows, data_set = presets_of_table(table), _data_set(table, data_set)
     served = list(dict.fromkeys(p.backbone for p in rows.values() if not p.unserved))
     if unknown := [b for b in backbones or [] if b not in served]:
         raise ValueError(f"{table} has no backbone {unknown[0]!r} that can be run; it has {', '.join(served)}")
@@ -52,15 +60,27 @@ def new_study(
         for part in ("runs", "results"):
             (made / part).mkdir(parents=True)
         (made / "benchmark").symlink_to(benchmark.resolve(), target_is_directory=True)
-        document = _parameters(rows, chosen, samples or count, made)
+        made_of = {k: p for k, p in rows.items() if p.data_set == data_set}
+        document = _parameters(made_of, chosen, samples or count, made)
         document.yaml_set_start_comment(HEAD.format(name=folder.name, table=f"{paper}, {name}"))
         write_yaml(document, made / PARAMETERS)
-        write_yaml(_rows(table, rows, chosen), made / ROWS)
+        write_yaml(_rows(table, rows, chosen, data_set), made / ROWS)
         made.rename(folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     return find_study(folder.name if folder.parent == FOLDER else str(folder))
+
+
+def _data_set(table: str, wanted: str | None) -> str | None:
+    """The data set of a study of a table. Raises ValueError for one that the table does not have."""
+    paper, name = split_table(table)
+    known = list(load_presets()[paper].tables[name].data_sets)
+    if wanted not in (None, *known):
+        raise ValueError(
+            f"{table} has no data set {wanted!r}; it has {', '.join(known) or 'one alone, without a name'}"
+        )
+    return wanted or (known[0] if known else None)
 
 
 def write_yaml(document, path: Path) -> None:
@@ -107,20 +127,25 @@ def _comment(document: CommentedMap, backbone: str, key: str, value: Value) -> N
 def _sources(preset: Preset) -> str:
     method = load_presets()[preset.paper].methods[preset.method]
     places = {k: ", ".join([*([method.of] if method.of else []), *p]) for k, p in method.published.items()}
-    return "; ".join(f"{k}: {v}" for k, v in {**method.sources, **places}.items())
+    unknown = {k: f"not known, {why}" for k, why in method.unknown.items()}
+    return "; ".join(f"{k}: {v}" for k, v in {**method.sources, **places, **unknown}.items())
 
 
-def _rows(table: str, rows: dict[str, Preset], chosen: list[str]) -> dict:
+def _rows(table: str, rows: dict[str, Preset], chosen: list[str], data_set: str | None) -> dict:
     paper, name = split_table(table)
     found = {}
     for label, preset in rows.items():
         if preset.unserved or preset.backbone not in chosen:
             found[label] = {"missing": preset.unserved or LEFT_OUT}
+        elif preset.data_set != data_set:
+            found[label] = {"missing": OTHER_DATA.format(preset.data_set)}
         elif preset.steering is None:
             found[label] = {"missing": preset.note}
         else:
             found[label] = {"sweep": slug(preset.backbone), "method": preset.method}
             if preset.against:
                 found[label]["against"] = preset.against
-    count = load_presets()[paper].tables[name].samples.value
+            if preset.guidance_scale is not None:
+                found[label]["guidance_scale"] = preset.guidance_scale
+    count = load_presets()[paper].tables[name].samples_of(data_set).value
     return {"table": table, "samples": count, "backbones": {slug(b): b for b in chosen}, "rows": found}

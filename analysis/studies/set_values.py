@@ -109,9 +109,10 @@ def _set_method(methods: dict, name: str, settings: dict) -> None:
             methods[name][0][key] = value
     methods.ca.items.pop(name, None)
     methods.yaml_add_eol_comment(STATED, name)
-    from methods.registry import from_dict  # loads torch
+    if None not in methods[name][0].values():  # else something has to be stated still
+        from methods.registry import from_dict  # loads torch
 
-    from_dict(dict(methods[name][0]))
+        from_dict(dict(methods[name][0]))
 
 
 def _validate(study: Study, missing: list[str]) -> None:

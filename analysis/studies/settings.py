@@ -15,6 +15,8 @@ PLACES = {
     "vae_dtype": ("load", "dtype", "vae"),
     "offload": ("load", "offload"),
     "tiling": ("load", "tiling"),
+    "compile": ("load", "compile"),
+    "attention_backend": ("load", "attention_backend"),
     "scheduler": ("load", "scheduler", "name"),
     "flow_shift": ("load", "scheduler", "arguments"),
     "sampling_type": ("call", "sampling_type"),
@@ -68,6 +70,8 @@ def put(document: dict, backbone: str, key: str, value, folder: Path) -> None:
         "fit",
         "revision",
         "vae_dtype",
+        "compile",
+        "attention_backend",
     ):
         entry.pop(last, None)
         return

@@ -21,6 +21,7 @@ class SweepStatus:
 
     @property
     def whole(self) -> bool:
+        """Whether every video of the sweep is made."""
         return self.counts["ok"] == sum(self.counts.values())
 
     def lines(self) -> list[str]:

@@ -17,12 +17,14 @@ FOLDER, PARAMETERS, ROWS = Path("studies"), "params.yaml", "study.yaml"
 
 
 class RowOf(BaseModel):
-    """Which videos a row of the table is made of; `missing` says why there are none."""
+    """Which videos a row of the table is made of, of one guidance scale where the sweep has several; `missing` says why there
+    are none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sweep: str | None = None
     method: str | None = None
     against: str | None = None
+    guidance_scale: float | None = None
     missing: str = ""
 
 
@@ -48,10 +50,12 @@ class Study:
 
     @property
     def name(self) -> str:
+        """The folder's name."""
         return self.folder.name
 
     @property
     def parameters_file(self) -> Path:
+        """Its params.yaml, absolute."""
         return self.folder / PARAMETERS
 
     @contextmanager
@@ -111,12 +115,20 @@ def _of_table(file: Path) -> StudyFile | None:
 
 
 def unstated(found: dict) -> list[str]:
-    """Names of the settings of backbones and sweeps that are null in a params.yaml, such as `backbones.framepack.checkpoint`."""
+    """Names of the settings of backbones, sweeps and methods that are null in a params.yaml, such as
+    `backbones.framepack.checkpoint` and `methods.alignvid-energy.energy`."""
+    of_methods = [
+        f"methods.{name}.{key}"
+        for name, parts in (found.get("methods") or {}).items()
+        for part in parts or []
+        for key, value in part.items()
+        if value is None
+    ]
     return [
         ".".join([section, *path])
         for section in ("benchmark", "backbones", "sweeps")
         for path in _nulls(found.get(section))
-    ]
+    ] + of_methods
 
 
 # These may be null: then there is none, and the schema says so.

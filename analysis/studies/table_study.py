@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from ..study.column_metrics import Real, fills_nothing, metrics_of_column
 from ..study.files import write_atomically, write_table
-from ..study.presets import PRESETS, split_table
+from ..study.presets import PRESETS, load_presets, split_table
 from ..study.significance import holm, mean_interval, paired_difference
 from .evaluate_study import MANIFEST, SCORES
 from .study import Study
@@ -37,10 +38,8 @@ class Estimate:
     scorer: str
     version: str
     metric: str
-    fills: tuple[str, ...]
     of_questions: bool
     bounded: bool
-    proportion: bool
     imitates: str
 
     @property
@@ -65,37 +64,35 @@ def table_of_study(study: Study) -> pd.DataFrame:
         videos = pd.DataFrame(csv.DictReader(file))
     spec = YAML(typ="safe", pure=True).load((PRESETS.parent / f"tables/{paper}.yaml").read_text())["tables"][table]
     columns, printed = spec["metrics"], {r["row"]: r for r in spec["rows"]}
+    rows = load_presets()[paper].tables[table].rows
     cells = []
     for label, row in study.of_table.rows.items():
+        name = (label in rows and rows[label].row) or label
+        said = printed.get(name, {})
         for column in columns:
-            place = (
-                paper,
-                printed.get(label, {}).get("from", table),
-                printed.get(label, {}).get("published", label),
-                column,
-            )
-            told = {"row": label, "column": column, "published": _published()[0].get(place, "not obtained")}
-            filling = [e for e in estimates if f"{paper}: {column}" in e.fills]
+            place = (paper, said.get("from", table), said.get("published", name), column)
+            told = {"row": label, "column": column, "published": _published().get(place, "not obtained")}
+            real = metrics_of_column(paper, column)
+            filling = [e for metric in real for e in estimates if e.metric == metric]
             if row.missing or not filling:
                 cells.append(told | {"reason": row.missing or "no scorer of this column was run"})
                 continue
             for estimate in filling:
-                cells.append(
-                    told | _cell(estimate, study, row, column, videos, _factor(paper, table, column, estimate))
-                )
+                cells.append(told | _cell(estimate, study, row, column, videos, real[estimate.metric]))
     found = pd.DataFrame(cells).reindex(columns=COLUMNS)
     found["p (Holm)"] = holm(found["p"])
     return found
 
 
-def _cell(estimate: Estimate, study: Study, row, column: str, videos: pd.DataFrame, factor: float) -> dict:
+def _cell(estimate: Estimate, study: Study, row, column: str, videos: pd.DataFrame, real: Real) -> dict:
+    factor, proportion = real.factor, real.proportion
     own, wrong, lost = _values(estimate, videos, row, column)
     told = {"estimator": estimate.name, "wrong": wrong, "not_scored": lost}
     if estimate.of_questions and lost:
         return told | {"reason": f"{lost} videos are not scored; {estimate.file.name} says why"}
     if own.empty:
         return told | {"reason": "no video of this column is scored"}
-    mean, low, high = mean_interval(own["value"], own["sample"], proportion=estimate.proportion)
+    mean, low, high = mean_interval(own["value"], own["sample"], proportion=proportion)
     if estimate.bounded:
         low, high = max(0.0, low), min(1.0, high)
     told |= {
@@ -114,7 +111,7 @@ def _cell(estimate: Estimate, study: Study, row, column: str, videos: pd.DataFra
     if both.empty:
         return told | {"reason": f"no video of {row.against} is scored"}
     base = base.merge(own[["sample", "seed"]], on=["sample", "seed"])
-    change = paired_difference(both, base, "value", proportion=estimate.proportion)
+    change = paired_difference(both, base, "value", proportion=proportion)
     if estimate.bounded:
         change |= {"low": max(-1.0, change["low"]), "high": min(1.0, change["high"])}
     return told | {"change": change["difference"] * factor, "change_low": change["low"] * factor,
@@ -127,6 +124,8 @@ def _values(estimate: Estimate, videos: pd.DataFrame, row, column: str) -> tuple
     Answers to questions: a video that is missing or damaged has none right. Other metrics leave such videos out.
     """
     mine = videos[(videos["sweep"] == row.sweep) & (videos["method"] == row.method)]
+    if row.guidance_scale is not None:
+        mine = mine[mine["guidance_scale"].astype(float) == row.guidance_scale]
     if (of_column := mine["main_category"].map(_plain) == _plain(column)).any() or _plain(column) in _categories(
         videos
     ):
@@ -153,10 +152,12 @@ def _estimates() -> list[Estimate]:
     found = []
     for file in sorted(SCORES.glob("*.json")):
         said = json.loads(file.read_text())
+        if fills_nothing(said["scorer"]):
+            continue
         for name, metric in said["metrics"].items():
             found.append(Estimate(
-                file.with_suffix(".csv"), said["scorer"], said["version"], name, tuple(metric["fills"]),
-                "questions" in said["inputs"], (metric["low"], metric["high"]) == (0, 1), metric["proportion"], metric["imitates"],
+                file.with_suffix(".csv"), said["scorer"], said["version"], name, "questions" in said["inputs"],
+                (metric["low"], metric["high"]) == (0, 1), metric["imitates"],
             ))  # fmt: skip
     return found
 
@@ -168,17 +169,10 @@ def _scores(file: Path, metric: str) -> dict[str, tuple[str, str]]:
 
 
 @cache
-def _published() -> tuple[dict, dict]:
-    """({(paper, table, row, column): value}, {(paper, table, column): units})."""
+def _published() -> dict[tuple[str, str, str, str], str]:
+    """{(paper, table, row, column): value}."""
     table = pd.read_csv(PRESETS.parent / "published.csv", dtype=str, keep_default_na=False)
-    values = table.set_index(["paper", "table", "row", "column"])["value"].to_dict()
-    return values, table.groupby(["paper", "table", "column"])["unit"].agg(set).to_dict()
-
-
-def _factor(paper: str, table: str, column: str, estimate: Estimate) -> float:
-    """100 where the paper prints per cent and the estimate is a share."""
-    units = _published()[1].get((paper, table, column), set())
-    return 100.0 if estimate.bounded and any(u.startswith("%") for u in units) else 1.0
+    return table.set_index(["paper", "table", "row", "column"])["value"].to_dict()
 
 
 def write_study_table(found: pd.DataFrame, path: Path = TABLE) -> None:

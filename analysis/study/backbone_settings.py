@@ -17,6 +17,8 @@
           dtype: {vae: float32, image_encoder: float32}
           offload: model
           scheduler: {arguments: {shift: 3.0}}
+          compile: true                                  # see Compile
+          attention_backend: native                      # of ATTENTION_BACKENDS
         call: {guidance_scale_2: 3.5, sampling_type: vanilla}   # any other keyword of the pipeline's __call__
 
 What changes pixels is part of the video's key: all of `call`, `fit` and `load` except `offload` and `slicing`; a LoRA with
@@ -29,7 +31,7 @@ from __future__ import annotations
 import ast
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_serializer, model_validator
 
@@ -41,6 +43,14 @@ OWN_ARGUMENTS = (
 )  # fmt: skip
 TENSORS = ("latents", "embeds", "mask", "mask_2", "embeds_2")  # ends of the names of arguments that YAML cannot hold
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Of diffusers (AttentionBackendName). Those that end in `_hub` are left out, as they download code when they are set, and so are those
+# of devices that nothing here runs on.
+AttentionBackend = Literal[
+    "native", "_native_math", "_native_flash", "_native_efficient", "_native_cudnn", "flex", "flash", "flash_varlen", "_flash_3",
+    "_flash_varlen_3", "sage", "sage_varlen", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90",
+    "_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton", "xformers",
+]  # fmt: skip
+ATTENTION_BACKENDS: tuple[str, ...] = get_args(AttentionBackend)
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
@@ -99,12 +109,21 @@ class Lora(_Strict):
         return self
 
 
+class Compile(_Strict):
+    """torch.compile of the transformer: of its repeated `blocks`, as diffusers' compile_repeated_blocks has it, or of the whole
+    `transformer`. Modes with CUDA graphs are left out: they write over their outputs, which methods and recorders keep."""
+
+    part: Literal["blocks", "transformer"] = "blocks"
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+
+
 class Load(_Strict):
     """How a checkpoint is loaded.
 
     dtype: of single parts, such as {vae: float32}; the others have the backbone's. offload: what keeps parts of the model in
     the CPU's memory, by diffusers' enable_model_cpu_offload, enable_sequential_cpu_offload or enable_group_offload.
-    tiling, slicing: of the autoencoder. arguments: of the pipeline's constructor, such as boundary_ratio.
+    tiling, slicing: of the autoencoder. arguments: of the pipeline's constructor, such as boundary_ratio. compile: true, or how.
+    attention_backend: of the transformer, by diffusers' set_attention_backend.
     """
 
     dtype: dict[str, Dtype] = {}
@@ -115,6 +134,21 @@ class Load(_Strict):
     quantisation: Quantisation | None = None
     lora: list[Lora] = []
     arguments: dict[str, JsonValue] = {}
+    compile: Compile | None = None
+    attention_backend: AttentionBackend | None = None
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _true_is_the_default(cls, given):
+        return {True: {}, False: None}[given] if isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _hooks_stay_outside(self):
+        if self.compile is not None and self.offload in ("sequential", "group"):
+            raise ValueError(
+                f"compile with offload {self.offload}: its hooks move weights inside of what is compiled; allowed are none and model"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler):

@@ -36,6 +36,7 @@ class Cell:
 
     @property
     def key(self) -> str:
+        """What the video is called: 20 hexadecimal digits of a hash of all that determines its pixels, names left out."""
         named = asdict(self)
         optional = ("steering", "record", "code")
         given = {k: v for k, v in named.items() if k not in ("backbone", "prompts", "method", *optional)}

@@ -19,6 +19,7 @@ class DaskExecutor(Executor):
         self.inner = client.get_executor(pure=False)
 
     def submit(self, function, /, *args, **kwargs) -> Future:
+        """A future of `function(*args, **kwargs)` on one of the workers."""
         return self.inner.submit(function, *args, **kwargs)
 
     def check(self) -> None:
@@ -43,6 +44,7 @@ class DaskExecutor(Executor):
             )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End it: wait for what was submitted, or else cancel it."""
         if not wait or cancel_futures:
             self.inner.shutdown(wait=False)  # cancels all tasks
         else:

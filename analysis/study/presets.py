@@ -1,12 +1,12 @@
-"""papers/presets.yaml: with which settings the rows of the papers' main tables were made, and where each value stands.
+"""papers/presets.yaml: with which settings the rows of the papers' tables were made, and where each value stands.
 
-A value that no available source gives is null, with a note; a study asks for it before it makes a video. Where a value is
-`own`, the pipeline's or the checkpoint's own is meant.
+A value that no available source gives is null, with a note; a study asks for it before it makes a video, be it of a backbone
+or of a method. Where a value is `own`, the pipeline's or the checkpoint's own is meant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,47 +74,86 @@ class BackbonePreset(_Strict):
 
 
 class MethodPreset(_Strict):
-    """The settings of a method, as in params.yaml, and where each stands; null with a note if they are not known."""
+    """The settings of a method, as in params.yaml, and where each stands; those that are null have a note in `unknown`. All
+    null with a `note`, where nobody can state them."""
 
     settings: list[dict] | None
     sources: dict[str, str] = {}
     published: dict[str, tuple[str, str, str]] = {}
+    unknown: dict[str, str] = {}
     of: str | None = None
     note: str = ""
 
     @model_validator(mode="after")
     def _has_sources(self):
-        given = {k for s in self.settings or [] for k in s if k != "method"}
-        if given != {*self.sources, *self.published} or (self.settings is None and not self.note):
+        given = {k: v for s in self.settings or [] for k, v in s.items() if k != "method"}
+        known, said = {k for k, v in given.items() if v is not None}, {*self.sources, *self.published}
+        if known != said or set(given) - known != set(self.unknown) or (self.settings is None and not self.note):
             raise ValueError(
-                f"settings {sorted(given)} and sources {sorted({*self.sources, *self.published})} differ, or no note"
+                f"settings {sorted(known)} and sources {sorted(said)} differ, or those that are null and the notes in "
+                f"unknown, {sorted(self.unknown)}, or no note"
             )
         return self
 
 
 class RowPreset(_Strict):
-    """A row: its backbone and method, and the row it is compared with."""
+    """A row: its backbone and method, and the row it is compared with.
+
+    row: the row of the paper's table, where it is called otherwise here, as where a text does not say which of two models it
+    is. guidance_scale: one of those that the table has. data_set: one of the table's, for a row that is of one alone.
+    """
 
     backbone: str
     method: str
     against: str | None = None
+    row: str = ""
+    guidance_scale: float | None = None
+    data_set: str | None = None
 
 
 class TablePreset(_Strict):
-    """A table: the benchmark, how many samples of it, and the rows that the paper prints."""
+    """A table: the benchmark, how many samples of it, and the rows that the paper prints.
+
+    settings: what differs in this table from its backbones' own. data_sets: how many samples of each, where it has several; a
+    study is of one. note: what the reader has to know of it.
+    """
 
     benchmark: str
-    samples: Value
+    samples: Value | None = None
+    data_sets: dict[str, Value] = {}
+    settings: dict[str, Value] = {}
+    note: str = ""
     rows: dict[str, RowPreset]
+
+    @model_validator(mode="after")
+    def _one_of_two(self):
+        if (self.samples is None) == (not self.data_sets):
+            raise ValueError("a table has `samples`, or else `data_sets`")
+        if unknown := [k for k in self.settings if k not in REQUIRED + OPTIONAL]:
+            raise ValueError(f"unknown setting {unknown[0]!r}")
+        scales = self.settings["guidance_scale"].value if "guidance_scale" in self.settings else [None]
+        for label, row in self.rows.items():
+            if row.guidance_scale not in scales or (row.data_set is not None) != bool(self.data_sets):
+                raise ValueError(
+                    f"{label}: guidance {row.guidance_scale} is not one of {scales}, or it lacks its data set"
+                )
+            if row.data_set not in (None, *self.data_sets):
+                raise ValueError(f"{label}: no data set {row.data_set!r}; there are {', '.join(self.data_sets)}")
+        return self
+
+    def samples_of(self, data_set: str | None = None) -> Value:
+        """How many samples the paper has, of one of its data sets (the first by default) where there are several."""
+        return self.samples or self.data_sets[data_set or next(iter(self.data_sets))]
 
 
 class PaperPresets(_Strict):
-    """All that is known of a paper's runs."""
+    """All that is known of a paper's runs. not_made: why tables of published.csv, or rows of one, have no presets."""
 
     code: str
-    backbones: dict[str, BackbonePreset]
-    methods: dict[str, MethodPreset]
-    tables: dict[str, TablePreset]
+    backbones: dict[str, BackbonePreset] = {}
+    methods: dict[str, MethodPreset] = {}
+    tables: dict[str, TablePreset] = {}
+    not_made: dict[str, str | dict[str, str]] = {}
 
     @model_validator(mode="after")
     def _names_exist(self):
@@ -130,7 +169,8 @@ class PaperPresets(_Strict):
 @dataclass(frozen=True)
 class Preset:
     """The settings of one row. `steering` are the methods as params.yaml has them, [] for none, None where the paper does
-    not give them; `note` says why. `unserved` says why the backbone cannot be run at all."""
+    not give them; `note` says why. `unserved` says why the backbone cannot be run at all. `asked` are the settings of the
+    method that have to be stated, with what is known of each. `guidance_scale` and `data_set` as in RowPreset."""
 
     paper: str
     row: str
@@ -142,6 +182,9 @@ class Preset:
     against: str | None
     note: str = ""
     unserved: str = ""
+    asked: dict[str, str] = field(default_factory=dict)
+    guidance_scale: float | None = None
+    data_set: str | None = None
 
     @property
     def unstated(self) -> dict[str, str]:
@@ -171,9 +214,15 @@ def split_table(name: str) -> tuple[str, str]:
     table = table if table.startswith(("table", "figure")) else f"table{table}"
     known = load_presets()
     if paper not in known or table not in known[paper].tables:
-        allowed = [f"{p}/{t.removeprefix('table')}" for p, found in known.items() for t in found.tables]
-        raise ValueError(f"no table {name!r} with presets; there are {', '.join(allowed)}")
+        why = known[paper].not_made.get(table) if paper in known else None
+        said = f": {why}" if isinstance(why, str) else ""
+        raise ValueError(f"no table {name!r} with presets{said}; there are {', '.join(tables_with_presets())}")
     return paper, table
+
+
+def tables_with_presets() -> list[str]:
+    """The tables that a study can be made of, such as `alignvid/2` and `dymos/figure5`."""
+    return [f"{paper}/{t.removeprefix('table')}" for paper, found in load_presets().items() for t in found.tables]
 
 
 def preset(paper: str, row: str, table: str | None = None) -> Preset | None:
@@ -184,25 +233,25 @@ def preset(paper: str, row: str, table: str | None = None) -> Preset | None:
     if paper not in load_presets():
         raise ValueError(f"no presets of {paper!r}; there are {', '.join(load_presets())}")
     found = load_presets()[paper]
-    tables = found.tables.values() if table is None else [found.tables[table]] if table in found.tables else []
-    for rows in (t.rows for t in tables):
-        if row in rows:
-            return _of_row(paper, row, rows[row])
+    own = found.tables.get(table or next(iter(found.tables), ""))
+    if own is not None and row in own.rows:
+        return _of_row(paper, row, own.rows[row], own)
     if row in found.backbones:
         return _of_row(paper, row, RowPreset(backbone=row, method="none"))
     return None
 
 
-def _of_row(paper: str, name: str, row: RowPreset) -> Preset:
+def _of_row(paper: str, name: str, row: RowPreset, table: TablePreset | None = None) -> Preset:
     found = load_presets()[paper]
     backbone = found.backbones[row.backbone]
     method = found.methods.get(row.method, MethodPreset(settings=[]))
-    return Preset(paper, name, row.backbone, backbone.pipeline, backbone.settings, row.method, method.settings, row.against,
-                  method.note, backbone.unserved)  # fmt: skip
+    settings = backbone.settings | (table.settings if table and not backbone.unserved else {})
+    return Preset(paper, name, row.backbone, backbone.pipeline, settings, row.method, method.settings, row.against,
+                  method.note, backbone.unserved, method.unknown, row.guidance_scale, row.data_set)  # fmt: skip
 
 
 def presets_of_table(name: str) -> dict[str, Preset]:
     """{row: its preset} of `alignvid/2`, in the paper's order."""
     paper, table = split_table(name)
-    rows = load_presets()[paper].tables[table].rows
-    return {label: _of_row(paper, label, row) for label, row in rows.items()}
+    found = load_presets()[paper].tables[table]
+    return {label: _of_row(paper, label, row, found) for label, row in found.rows.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..study.backbone_settings import OWN_ARGUMENTS, TENSORS, Backbone, Load
+from .compiled_transformer import check_backend, check_compile, compile_transformers, set_backend
 from .fast_convolution import convolve_directly
 from .tuned_weights import load_delta
 
@@ -47,6 +48,10 @@ def check_backbone(name: str, backbone: Backbone) -> None:
     if load.quantisation is not None:
         _only(f"{where}.load.quantisation.parts", load.quantisation.parts, sorted(parts), "its parts are")
         _quantisation_class(load.quantisation.config, "diffusers")
+    if load.compile is not None:
+        check_compile(f"{where}.load.compile", backbone)
+    if load.attention_backend is not None:
+        check_backend(f"{where}.load.attention_backend", backbone)
     if load.lora and importlib.util.find_spec("peft") is None:
         raise ValueError(f"{where}.load.lora needs peft, which is not installed: pip install peft")
 
@@ -160,6 +165,10 @@ def _load(backbone: Backbone):
         load_delta(pipe.transformer, Path(backbone.delta))
     _load_loras(pipe, load)
     _prepare_autoencoder(pipe, backbone)
+    if load.attention_backend is not None:
+        set_backend(pipe, load.attention_backend)
+    if load.compile is not None:
+        compile_transformers(pipe, load.compile)
     pipe.set_progress_bar_config(disable=True)
     return _place(pipe, load, torch.device("cuda" if on_gpu else "cpu"))
 
