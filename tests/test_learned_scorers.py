@@ -69,7 +69,7 @@ def test_each_says_what_it_needs_and_why_it_cannot_run_here(name):
 def test_what_they_fill_are_columns_of_the_papers_tables():
     stand_ins = YAML(typ="safe", pure=True).load((ROOT / "papers/stand_ins.yaml").read_text())["metrics"]
     known = {f"{paper}: {column}" for paper, columns in stand_ins.items() for column in columns}
-    for name in (*LEARNED, "vbench", "vbench_i2v", "viclip", "musiq", "videoscore2", "visionreward"):
+    for name in (*LEARNED, "vbench", "vbench_i2v", "viclip", "musiq", "videoscore", "videoscore2", "visionreward"):
         for metric in make_scorer(name).metrics.values():
             assert set(metric.fills) <= known, (name, metric.fills)
 

@@ -28,11 +28,13 @@ class Column(_Strict):
 
 class Real(_Strict):
     """A metric of `python -m analysis evaluate` that fills a paper's column with videos of the paper's own models: times `factor`,
-    of which main categories of the benchmark (all by default), and whether every video has 0 or 1."""
+    of which main categories of the benchmark (`groups`; by default the metric's `events`, or all samples with `every`), and whether
+    every video has 0 or 1."""
 
     factor: float = 1
     digits: int = 2
     groups: list[str] = []
+    every: bool = False
     proportion: bool = False
 
 
