@@ -20,7 +20,7 @@ from analysis.scorers.official_results import import_results
 from analysis.scorers.program import FOLDER, load_program, shipped
 from analysis.scorers.registry import check, make_scorer
 
-PROGRAMS = ("musiq", "vbench", "vbench_i2v", "videoscore2", "viclip", "visionreward")
+PROGRAMS = ("musiq", "vbench", "vbench_i2v", "videoscore", "videoscore2", "viclip", "visionreward")
 
 
 def mp4(path, frames):
@@ -260,6 +260,23 @@ def test_videoscore2s_file(manifest, tmp_path):
     found = {(line[0], line[3]): (line[4], line[5]) for line in lines}
     assert found["v0.mp4", "videoscore2_visual_quality"] == ("4.0", "ok")
     assert found["v1.mp4", "videoscore2_text_alignment"] == ("", "undefined")
+
+
+def test_videoscores_file(manifest, tmp_path):
+    """As benchmark/eval_videoscore.py writes it, with two of the lines that its repository once had."""
+    data = [
+        {"id": "v0", "text": "crowd surfing", "ref": "[2, 2, 3, 3, 3]", "ans": "[1.898, 1.5, 2.953, 2.438, 1.648]"},
+        {"id": "sample_1", "text": "a rabbit hole", "ref": "[1, 1, 3, 1, 1]", "ans": "[0.977, 1.289, 2.969, 2.031, 0.922]"},
+    ]  # fmt: skip
+    lines = import_results([written(tmp_path / "r.json", data)], "videoscore", "8e44973", read_manifest(manifest)[0])
+    found = {(line[0], line[3]): (line[4], line[5]) for line in lines}
+    assert found["v0.mp4", "videoscore_dynamic_degree"] == ("2.953", "ok")
+    assert found["v1.mp4", "videoscore_factual_consistency"] == ("0.922", "ok")  # below the scale's 1
+    assert found["v2.mkv", "videoscore_visual_quality"] == ("", "missing")
+    assert {m for _, m in found} == set(make_scorer("videoscore").metrics)
+    for wrong in ("[1.0, 2.0]", "nothing", None):
+        with pytest.raises(ValueError, match=r"videoscore|VideoScore gives 5"):
+            import_results([written(tmp_path / "r.json", [data[0] | {"ans": wrong}])], "videoscore", "8e44973")
 
 
 def test_the_released_judges_file_keeps_the_answers(manifest, tmp_path):

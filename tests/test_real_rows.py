@@ -105,6 +105,19 @@ def test_two_imports_are_two_rows_with_pairs_and_families_of_their_own(tmp_path)
     assert list(two["estimator"]) == [f"macro, {JUDGE}", "macro, other 2"]
 
 
+def test_videoscores_dynamic_degree_is_of_all_samples_whatever_they_ask_for(tmp_path):
+    """What stands in for it on the small models counts the samples that ask for motion, which other benchmarks do not mark."""
+    scores, manifest = written(tmp_path, {("Wan 2.1-14B", "none"): 0.5}, scorer=("videoscore", "1"))
+    table = pd.read_csv(scores[0]).replace({"metric": {"flow_px": "videoscore_dynamic_degree"}})
+    table.to_csv(scores[0], index=False)
+    import_scores("v", scores, manifest, tmp_path)
+    cells = cells_of("dymos", small(), load_imported(tmp_path), "table1")
+    (cell,) = cells[cells["beside"] == "real: v"].query("metric == 'Dynamic Degree (VideoScore)'").to_dict("records")
+    assert cell["n"] == 30 and cell["estimator"] == "videoscore_dynamic_degree, videoscore 1"
+    wanted = table.query("metric == 'videoscore_dynamic_degree'")["value"].astype(float).mean()
+    assert cell["measured"] == pytest.approx(wanted, abs=0.006)
+
+
 def test_focal_guidance_counts_videos_with_every_answer_right_of_each_dimension(tmp_path):
     scores, manifest = written(tmp_path, {("Wan2.1-I2V", "none"): 0.5})
     table = pd.read_csv(manifest)

@@ -1,5 +1,6 @@
 """Files that are scored: every kind is read as others read it, broken ones are rows with a reason, manifests are checked."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from videos_of_others import CODECS, damaged, manifest, panned, table, texture, 
 from analysis.scorers.evaluate import FIELDS
 from analysis.scorers.manifest import read_manifest
 from analysis.scorers.scorer import Sample
-from analysis.scorers.video import NotScored, Video
+from analysis.scorers.video import NotScored, Video, load_image
 
 
 @pytest.mark.parametrize("suffix", CODECS)
@@ -58,6 +59,56 @@ def test_a_folder_of_images_is_a_video_without_a_time(tmp_path):
     before = video.sha256
     (tmp_path / "frame3.png").rename(tmp_path / "frame99.png")
     assert Video(tmp_path).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["0.png", "1.png", "2.png", "5.png", "6.png"], "after frame 2 comes 5: 3 is not there"),
+        (["a1_000.png", "a1_008.png", "a1_024.png", "a1_032.png"], "after frame 8 comes 24: 16 is not there"),
+        (["0.png", "1.jpg", "1.png"], "1.jpg and 1.png: which of them is the frame?"),
+        (["00.png", "08.png", "16.png", "24.png", "31.png"], ""),  # the last of 32 frames
+        (["first.png", "middle.png", "last.png"], ""),
+        (["a.1.png", "a.2.png", "b.1.png", "b.7.png"], ""),
+        (["5.png"], ""),
+    ],
+)
+def test_a_folder_that_lacks_a_frame_or_has_one_twice_is_no_video(tmp_path, names, reason):
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), texture(16, 16))
+    video = Video(tmp_path)
+    if not reason:
+        assert len(video.frames) == len(names)
+        return
+    with pytest.raises(NotScored, match=re.escape(reason)) as raised:
+        _ = video.frames
+    assert raised.value.status == "corrupt" and video.sha256
+
+
+def test_pixels_of_more_than_eight_bits_are_not_cut(tmp_path):
+    picture = texture(20, 24)[..., 0]
+    for name, pixels in (("a.png", picture.astype(np.uint16) * 257), ("b.png", picture)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        assert np.array_equal(load_image(tmp_path / name)[..., 1], picture)
+    cv2.imwrite(str(tmp_path / "c.tiff"), picture / np.float32(255))
+    with pytest.raises(NotScored, match="mode F, whose range is not known"):
+        load_image(tmp_path / "c.tiff")
+
+
+def test_a_clip_that_was_cut_without_encoding_it_anew_is_whole(tmp_path):
+    """Its first five frames are in the file, before its start, as `ffmpeg -ss ... -c copy` leaves them."""
+    made = write(tmp_path / "a.mp4", panned(17, 64, 96), g=17)
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(made)) as old, av.open(str(tmp_path / "cut.mp4"), "w", options=options) as new:
+        stream = old.streams.video[0]
+        copy, early = new.add_stream_from_template(stream), round(5 / (16 * stream.time_base))
+        for packet in old.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - early, packet.dts - early, copy
+                new.mux(packet)
+    with av.open(str(tmp_path / "cut.mp4")) as cut:
+        assert cut.streams.video[0].frames == 17
+    assert np.array_equal(Video(tmp_path / "cut.mp4").frames, Video(made).frames[5:])
 
 
 def test_the_stated_rate_counts_and_time_stamps_are_used(tmp_path):
@@ -117,7 +168,7 @@ def broken(folder):
         "nothing": ("corrupt", "no image"), "sizes": ("varying_size", "frame 2 is 24x24, the first is 20x20"),
         "image": ("corrupt", "0.png is not a readable image"), "one.mp4": ("too_short", "1 frames, 2 are needed"),
         "bits.mkv": ("corrupt", "damaged: slice CRC mismatch"), "bits2.mkv": ("corrupt", "damaged: slice CRC mismatch"),
-        "cut.mkv": ("corrupt", "ended prematurely"), "cut.mp4": ("corrupt", "not a readable video"),
+        "cut.mkv": ("corrupt", "ended prematurely"), "cut.mp4": ("corrupt", "moov atom not found"),
         "cut.gif": ("corrupt", "before its trailer"), "stream.mp4": ("varying_size", "frame 3 is 64x64"),
         "gone.mp4": ("missing", "no file gone.mp4"),
     }  # fmt: skip

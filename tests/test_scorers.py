@@ -1,7 +1,5 @@
 """Scorers without weights: against independent implementations, hand-made truth and VBench's own rules."""
 
-import sys
-import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -181,6 +179,15 @@ def test_flow_of_a_small_video_is_the_column_of_the_score_tables():
     assert score("optical_flow", Frames(video))["flow_px"] == pytest.approx(pair_scores(video).mean(), abs=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(7, 64), (64, 7), (11, 11), (2, 2)])
+@pytest.mark.parametrize("name", ["optical_flow", "dynamic_degree_supported_flow", "static_filter_supported_flow"])
+def test_frames_that_are_too_small_for_the_flow_have_none(name, height, width):
+    with pytest.raises(NotScored, match=f"frames of {width}x{height}; the flow needs 8x12 px") as raised:
+        score(name, Frames(panned(9, height, width)))
+    assert raised.value.status == "undefined"
+    assert score(name, Frames(panned(9, 8, 12))) and score(name, Frames(panned(9, 12, 8)))
+
+
 def test_flow_by_quarter_sees_when_it_moves():
     moving = panned(5, 64, 96, dx=3, dy=0)
     video = np.concatenate([np.repeat(moving[:1], 12, 0), moving])  # the last four of sixteen pairs move
@@ -264,31 +271,3 @@ def test_onset_return_and_still_copy_of_made_videos():
     copy = score("change_of_pixels", video([0] * 8))
     assert copy["still_copy_pixels"] == 1 and copy["onset_pixels"] == 8 and copy["returned_pixels"] == 0
     assert copy["onset_seconds_pixels"].status == "undefined"
-
-
-# BRISQUE
-
-
-def test_brisque_is_asked_of_evenly_spaced_frames(monkeypatch):
-    """Its package is not a dependency: the wiring is tested with a stand-in of the same call."""
-    seen = []
-
-    class BRISQUE:
-        def __init__(self, url):
-            assert url is False
-
-        def score(self, image):
-            assert image.dtype == np.uint8 and image.shape == (8, 8, 3)
-            seen.append(int(image[0, 0, 0]))
-            return np.array([float(image[0, 0, 0])])
-
-    monkeypatch.setitem(sys.modules, "brisque", types.SimpleNamespace(BRISQUE=BRISQUE))
-    video = Frames(np.arange(21, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 3), np.uint8))
-    values = score("brisque_pypi:frames=5", video)
-    assert seen == [0, 5, 10, 15, 20] and values == {"brisque_pypi": 10, "brisque_pypi_last": 20}
-
-
-def test_brisque_says_what_it_lacks():
-    pytest.importorskip("skimage")
-    if (why := make_scorer("brisque_pypi").available()) is not None:
-        assert "brisque" in why and "pip install brisque" in why

@@ -30,6 +30,7 @@ def draw(ids: Iterable[str], n: int, seed: int) -> list[str]:
 
 
 def place(sample_id: str, seed: int) -> str:
+    """Where a sample stands in the order of a draw: hexadecimal text, the smallest are drawn."""
     return hashlib.sha256(f"{seed}/{sample_id}".encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ ORIGIN = "origin"
 
 
 def recognised(folder: Path) -> bool:
+    """Whether a folder holds Focal Guidance's list of samples."""
     return (folder / FILE).is_file()
 
 

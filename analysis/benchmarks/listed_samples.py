@@ -26,10 +26,12 @@ def read_list(path: Path) -> tuple[list, list[Problem]]:
 
 
 def is_omiti2v(folder: Path) -> bool:
+    """Whether a folder holds OmitI2V's list of samples; the testbed's has the same name, and a manifest beside it."""
     return (folder / FILE).is_file() and not (folder / "manifest.csv").is_file()
 
 
 def is_testbed(folder: Path) -> bool:
+    """Whether a folder holds a benchmark of this repository's testbed."""
     return (folder / FILE).is_file() and (folder / "manifest.csv").is_file()
 
 

@@ -13,6 +13,7 @@ TABLE, MAPPING = "prompts.csv", "prompts.json"
 
 
 def recognised(folder: Path) -> bool:
+    """Whether a folder holds an image or a video, at any depth."""
     return any(p.suffix.lower() in (*IMAGES, *VIDEOS) for p in folder.rglob("*") if p.is_file())
 
 

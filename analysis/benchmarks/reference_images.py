@@ -53,6 +53,7 @@ def upright_size(path: Path) -> tuple[tuple[int, int], bool]:
 
 
 def sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -100,6 +100,7 @@ class Benchmark:
 
     @property
     def score(self) -> str:
+        """How answers are counted: "macro", "all right" or "none"."""
         return self.spec.score
 
     @property

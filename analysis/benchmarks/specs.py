@@ -58,4 +58,5 @@ def load_spec(name: str) -> Spec:
 
 
 def spec_names() -> list[str]:
+    """Names of the benchmarks that have a spec, sorted."""
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))

@@ -16,6 +16,7 @@ SUBJECT = "i2v_subject"
 
 
 def recognised(folder: Path) -> bool:
+    """Whether a folder holds VBench-I2V's list of prompts where its script or its users put it."""
     return _list(folder).is_file()
 
 

@@ -49,7 +49,7 @@ class RealRow:
             if real.groups:
                 parts = (table[table["main_category"].isin(real.groups)] for table in parts)
             as_measured = metric.model_copy(update=told | {"events": [], "estimator": estimator})
-            events = [] if real.groups else metric.events
+            events = [] if real.groups or real.every else metric.events
             return as_measured.model_copy(update={"events": events}), *parts, estimator
         return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..report.imported_scores import QUESTIONS, scorer_of
+from ..scorers.judge_lines import judge_lines
 from .real_rows import MARK
 from .table_schema import Metric, Paper, Table
 
@@ -59,6 +61,7 @@ def _remarks(paper: Paper, table: Table, cells: pd.DataFrame) -> list[str]:
     for name in dict.fromkeys(cells["backbone"]):
         if paper.backbones[name].remark and (small.loc[small["backbone"] == name, "measured_on"] != "").any():
             lines.append(f"- {name}: {paper.backbones[name].remark.strip()}.")
+    lines += [f"- {line}" for line in judge_lines(_judged(cells))]
     lines += [
         f"- {again}: the same videos as {first}; what is compared counts once."
         for again, first in repeated(cells).items()
@@ -69,6 +72,14 @@ def _remarks(paper: Paper, table: Table, cells: pd.DataFrame) -> list[str]:
         of = "" if whole else f", {', '.join(part['metric'])}"
         lines.append(f"- {row}{of}: {state}; {reason}." + (f" `{run}`" if run else ""))
     return lines
+
+
+def _judged(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(scorer, version, metric) of the judges of the table's cells: of imported answers to questions. The oracle of the
+    small models' rows makes no error that a calibration would find."""
+    real = cells[cells["beside"].str.startswith(MARK) & (cells["estimator"] != "")]
+    parts = [estimator.partition(", ") for estimator in real["estimator"].unique()]
+    return [(*scorer_of(by), metric) for metric, _, by in parts if metric in QUESTIONS]
 
 
 def repeated(cells: pd.DataFrame) -> dict[str, str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..scorers.judge_lines import judge_lines
 from ..study.parameters import Parameters
 from ..study.score_columns import COLUMNS, Column, is_proportion
 from ..study.significance import clear_side, holm, paired_difference
 from .against_unsteered import comparison, on_common_samples
-from .imported_scores import IMPORTED, SCORES, as_scores, join
+from .imported_scores import IMPORTED, QUESTIONS, SCORES, as_scores, join, scorer_of
 from .score_tables import ALWAYS, sweep_table, videos_of
 
 SETTING = ["backbone", "method", "guidance_scale", "blur", "prompts", "row"]
@@ -176,8 +177,16 @@ def _row(a: Side, b: Side, column: str, proportion: bool) -> dict:
     return found | means | scaled | {k: d[k] for k in ("p", "n", "changed", "gained", "lost")}
 
 
+def _judged(side: Side, columns: pd.Series) -> list[tuple[str, str, str]]:
+    """(scorer, version, metric) of the judges that made compared columns of a side; an oracle's scores name none."""
+    if not side.long:
+        return []
+    own = side.table[side.table["metric"].isin(set(columns) & set(QUESTIONS))]
+    return [(*scorer_of(by), metric) for metric, by in own[["metric", "estimator"]].drop_duplicates().to_numpy()]
+
+
 def told(table: pd.DataFrame, a: Side, b: Side) -> str:
-    """The comparison in lines for a terminal."""
+    """The comparison in lines for a terminal, and how often each judge of it errs."""
     lines = [f"A: {a.label}", f"B: {b.label}"]
     alone = {k: int(table[f"only_{k}"].max()) for k in "ab"}
     if any(alone.values()):
@@ -197,6 +206,8 @@ def told(table: pd.DataFrame, a: Side, b: Side) -> str:
                 else f"; from {r.detectable:.3g} it would have been seen"
             )
         )
+    for side in (a, b):
+        lines += [line for line in judge_lines(_judged(side, table["column"])) if line not in lines]
     family = int(table["p"].notna().sum())
     lines.append(
         f"A is higher or lower where the 95 % interval is clear of zero and p, corrected by Holm over the {family} columns here, is below 5 %."

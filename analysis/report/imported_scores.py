@@ -127,6 +127,12 @@ def load_imported(results: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
+def scorer_of(estimator: str) -> tuple[str, str]:
+    """(scorer, version) of an estimator; the version is "" where the scores state none."""
+    scorer, _, version = estimator.rpartition(" ")
+    return (scorer, version) if scorer else (version, "")
+
+
 def as_scores(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of imported scores as a table of scores has it: a column of that name, a row per video. Videos for which it is
     not defined are left out; those that could not be scored are not."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..scoring.objects import last_quarter
 from .scorer import Metric, Requires, Sample, Scorer
-from .video import Video
+from .video import NotScored, Video
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,23 @@ class BrisquePypi(Scorer):
     def _model(self):
         from brisque import BRISQUE
 
-        return BRISQUE(url=False)
+        class Brisque(BRISQUE):
+            """As the package, whose 0.2.0 fails from numpy 2.4 on: its features are arrays of one number."""
+
+            def scale_features(self, features):
+                return super().scale_features([np.squeeze(f) for f in features])
+
+        return Brisque(url=False)
 
     def score(self, video: Video, sample: Sample) -> dict:
         count = len(video.frames)
         picked = np.unique(np.linspace(0, count - 1, min(self.frames, count)).round().astype(int))
         values = np.array([float(np.squeeze(self._model.score(np.array(video.frames[i])))) for i in picked])
+        if np.isnan(values).any():
+            first = picked[np.isnan(values)][0]
+            raise NotScored(
+                "undefined",
+                f"{np.isnan(values).sum()} of {len(picked)} frames have no value, such as the flat frame {first}",
+            )
         ends = values[picked >= last_quarter(count).start]
         return {"brisque_pypi": float(values.mean()), "brisque_pypi_last": float(ends.mean())}

@@ -10,23 +10,21 @@ from typing import ClassVar
 import numpy as np
 
 from .frame_features import as_clip, consistency, features, share
-from .scorer import Metric, Requires, Sample, Scorer
+from .scorer import Metric, Requires, Sample
 from .video import NotScored, Video
-from .weights import device_of, missing_model, model_digest, model_folder, required_folder
+from .weights import HubModel, model_folder
 
 
 @dataclass(frozen=True)
-class ClipFrames(Scorer):
+class ClipFrames(HubModel):
     """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda",
     ..."""
 
     model: str = "openai/clip-vit-base-patch32"
-    revision: str = ""
-    device: str = "auto"
 
     name: ClassVar = "background_consistency_clip_hf"
     version: ClassVar = "1"
-    runs: ClassVar = "here"
+    classes: ClassVar = ("CLIPModel", "CLIPTokenizer")
     requires: ClassVar = Requires(
         {"transformers": "transformers", "torch": "torch"}, weights="openai/clip-vit-base-patch32",
         licence="code and weights MIT", install="hf download openai/clip-vit-base-patch32",
@@ -37,22 +35,6 @@ class ClipFrames(Scorer):
             better="higher", imitates="VBench background_consistency",
         ),
     }  # fmt: skip
-
-    def available(self) -> str | None:
-        return self.requires.missing() or missing_model(
-            self.name, self.model, self.revision, ("CLIPModel", "CLIPTokenizer")
-        )
-
-    def fingerprint(self) -> str:
-        return model_digest(self.model, self.revision)
-
-    @cached_property
-    def loaded(self):
-        """(model, device)."""
-        from transformers import CLIPModel
-
-        folder, device = required_folder(self.name, self.model, self.revision), device_of(self.device)
-        return CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device), device
 
     def features(self, frames: np.ndarray) -> np.ndarray:
         """Unit vectors in the space that images share with texts, (T, D)."""
@@ -86,6 +68,7 @@ class ClipText(ClipFrames):
 
     @cached_property
     def tokenizer(self):
+        """The model's own, of transformers."""
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(model_folder(self.model, self.revision), local_files_only=True)

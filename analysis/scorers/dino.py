@@ -9,29 +9,27 @@ added. VBench's own run was not compared, for want of the weights; so the names 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from .frame_features import as_dino, as_dino_reference, consistency, features, share, to_reference
-from .scorer import Metric, Requires, Sample, Scorer
+from .scorer import Metric, Requires, Sample
 from .video import NotScored, Video, load_image
-from .weights import device_of, missing_model, model_digest, required_folder
+from .weights import HubModel
 
 
 @dataclass(frozen=True)
-class Dino(Scorer):
+class Dino(HubModel):
     """model: a folder, or a hub name that is in this machine's cache (at `revision`). device: "auto", "cpu", "cuda",
     ..."""
 
     model: str = "facebook/dino-vitb16"
-    revision: str = ""
-    device: str = "auto"
 
     name: ClassVar = "subject_consistency_dino_hf"
     version: ClassVar = "1"
-    runs: ClassVar = "here"
+    classes: ClassVar = ("ViTModel",)
+    options: ClassVar = {"add_pooling_layer": False}
     requires: ClassVar = Requires(
         {"transformers": "transformers", "torch": "torch"}, weights="facebook/dino-vitb16",
         licence="code and weights Apache-2.0", install="hf download facebook/dino-vitb16",
@@ -42,21 +40,6 @@ class Dino(Scorer):
             better="higher", imitates="VBench subject_consistency",
         ),
     }  # fmt: skip
-
-    def available(self) -> str | None:
-        return self.requires.missing() or missing_model(self.name, self.model, self.revision, ("ViTModel",))
-
-    def fingerprint(self) -> str:
-        return model_digest(self.model, self.revision)
-
-    @cached_property
-    def loaded(self):
-        """(model, device)."""
-        from transformers import ViTModel
-
-        folder, device = required_folder(self.name, self.model, self.revision), device_of(self.device)
-        model = ViTModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True, use_safetensors=True)
-        return model.eval().to(device), device
 
     def features(self, frames: np.ndarray, prepare) -> np.ndarray:
         """Unit vectors of the class token, (T, D)."""

@@ -150,7 +150,8 @@ def _key(video: Video, row: Row, scorer: Scorer) -> str:
     })  # fmt: skip
 
 
-_READER = {"av": av.__version__, "opencv": cv2.__version__, "numpy": np.__version__}
+# "frames": raised whenever video.py would give other frames of the same file.
+_READER = {"frames": "2", "av": av.__version__, "opencv": cv2.__version__, "numpy": np.__version__}
 
 
 @cache

@@ -11,19 +11,24 @@ import numpy as np
 
 from ..scoring.optical_flow import _flow_dis, _flow_farneback, supported_magnitude
 from .scorer import Requires
-from .video import Video
+from .video import NotScored, Video
 
 ESTIMATOR = (
     "the smaller of DIS and Farneback flow, where it is consistent forwards and backwards and explains the change"
 )
 OPENCV = Requires({"cv2": "opencv-python-headless"})
+LEAST = (8, 12)  # px of the short and of the long side: DIS works on patches of 8
 
 
 def top_flow(video: Video, pairs: np.ndarray, share: float, side: int) -> np.ndarray:
     """For each pair (N, 2) of frame indices, the mean of the largest `share` of magnitudes, in px of the video; (N,).
 
-    side: of the short side, in px, that frames are reduced to; 0 leaves them as they are.
+    side: of the short side, in px, that frames are reduced to; 0 leaves them as they are. Raises NotScored "undefined"
+    for frames that are smaller than DIS flow can take.
     """
+    height, width = video.frames.shape[1:3]
+    if min(height, width) < LEAST[0] or max(height, width) < LEAST[1]:
+        raise NotScored("undefined", f"frames of {width}x{height}; the flow needs {LEAST[0]}x{LEAST[1]} px")
     tops = [video.recall(("flow", int(a), int(b), side), lambda a=a, b=b: _tops(video, a, b, side)) for a, b in pairs]
     return np.array([top[share] for top in tops])
 

@@ -243,9 +243,11 @@ def _row(kind: str, answers: pd.DataFrame, level: str, stratum: str) -> dict:
 def judged_by(judge: str, calibration: Calibration | None) -> str:
     """The line under every table that a judge made: how often it errs, and what that does to an effect."""
     if calibration is None:
+        spelled = judge.partition(" (version ")[0]
+        asked = "JUDGE" if spelled.endswith("_import") else spelled  # the answers of an import were given elsewhere
         return (
-            f"Judged by {judge}, which is not calibrated here: how often it errs is not known, and effects may be smaller "
-            "than they look like by any factor (`python -m analysis calibrate-judge`)."
+            f"Judged by {judge}; judge not calibrated: run `python -m analysis calibrate-judge {asked} -o judges/NAME`. How "
+            "often it errs is not known, and true effects may be larger than they look by any factor."
         )
     if judge != calibration.judge:
         raise ValueError(f"the table is judged by {judge}, the calibration is of {calibration.judge}")

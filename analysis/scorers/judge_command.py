@@ -43,14 +43,14 @@ def calibrate_judge(
 
 def import_scores(
     files: Annotated[list[Path], typer.Argument(help="result files of an official program, all of one kind")],
-    kind: Annotated[str, typer.Option(help="vbench, videoscore2, omiti2v, pyiqa or csv")],
+    kind: Annotated[str, typer.Option(help="vbench, videoscore, videoscore2, omiti2v, pyiqa or csv")],
     version: Annotated[str, typer.Option(help="of the program that made them, e.g. 0.1.5 or a commit")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the table of scores")],
     manifest: Annotated[
         Path | None, typer.Option(help="CSV of the videos; matched by file name without suffix, or id")
     ] = None,
 ):
-    """Read what VBench, VideoScore2, OmitI2V's judge or MUSIQ wrote elsewhere into a table of scores."""
+    """Read what VBench, VideoScore, VideoScore2, OmitI2V's judge or MUSIQ wrote elsewhere into a table of scores."""
     from .evaluate import write_scores
     from .manifest import read_manifest
     from .official_results import import_results

@@ -1,7 +1,7 @@
 """Result files of official programs, read into the table of scores: for those who ran them elsewhere.
 
 vbench: `*_eval_results.json` of VBench or VBench-I2V, {dimension: [mean, [{"video_path", "video_results"}, ...]]}.
-videoscore2: the list that its eval/eval_vs2.py writes. omiti2v: what the released qwen.py writes, answers included.
+videoscore: the list that benchmark/eval_videoscore.py writes. videoscore2: that of its eval/eval_vs2.py. omiti2v: what the released qwen.py writes, answers included.
 pyiqa: the tab-separated file of inference_iqa.py for one video's frames, named as the video. csv: `video,value` and
 perhaps `metric`, for programs that only print (VisionReward).
 """
@@ -20,6 +20,7 @@ from .manifest import Row
 MEAN_OF_VIDEOS = ("dynamic_degree", "motion_smoothness", "aesthetic_quality", "imaging_quality", "temporal_flickering",
                   "overall_consistency", "i2v_subject", "i2v_background")  # fmt: skip
 PER_CENT = ("imaging_quality",)  # 0 to 100 per video, 0 to 1 in the mean
+VIDEOSCORE = ("visual_quality", "temporal_consistency", "dynamic_degree", "text_alignment", "factual_consistency")
 VIDEOSCORE2 = {
     "v_score_model": "visual_quality",
     "t_score_model": "text_alignment",
@@ -43,7 +44,18 @@ def read_vbench(path: Path) -> Iterator[Value]:
             yield one["video_path"], f"vbench_{dimension}", value, ""
 
 
+def read_videoscore(path: Path) -> Iterator[Value]:
+    """Videos are named by their id. Raises ValueError where `ans` is no list of five numbers."""
+    for one in _json(path, list):
+        values = json.loads(one["ans"])  # a list as text, "[2.297, 2.469, 2.906, 2.766, 2.516]"
+        if len(values) != len(VIDEOSCORE):
+            raise ValueError(f"{path}: {one['id']} has {len(values)} scores, VideoScore gives {len(VIDEOSCORE)}")
+        for name, value in zip(VIDEOSCORE, values, strict=True):
+            yield one["id"], f"videoscore_{name}", float(value), ""
+
+
 def read_videoscore2(path: Path) -> Iterator[Value]:
+    """No value where VideoScore2 could not read its own reply."""
     for one in _json(path, list):
         for key, name in VIDEOSCORE2.items():
             value = None if one[key] is None else float(one[key])
@@ -51,6 +63,7 @@ def read_videoscore2(path: Path) -> Iterator[Value]:
 
 
 def read_omiti2v(path: Path) -> Iterator[Value]:
+    """The answers, which of them are right, and per video `macro` and `adherence`; no value for a video in error."""
     for one in _json(path, dict)["detailed_results"]:
         if error := one.get("error"):
             for metric in ("macro", "adherence"):
@@ -67,12 +80,14 @@ def read_omiti2v(path: Path) -> Iterator[Value]:
 
 
 def read_pyiqa(path: Path) -> Iterator[Value]:
+    """The mean over a video's frames, over 100; the video is called as the file."""
     with open(path, newline="", encoding="utf-8") as file:
         values = [float(score) for _, score in csv.reader(file, delimiter="\t")]
     yield path.stem, "imaging_quality_musiq_pyiqa", sum(values) / len(values) / 100, ""
 
 
 def read_csv(path: Path) -> Iterator[Value]:
+    """`video,value`, and `metric`, which is the file's name where there is no such column."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         for line in csv.DictReader(file):
             value = float(line["value"]) if line["value"] else None
@@ -80,7 +95,8 @@ def read_csv(path: Path) -> Iterator[Value]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Value]]] = {
-    "vbench": read_vbench, "videoscore2": read_videoscore2, "omiti2v": read_omiti2v, "pyiqa": read_pyiqa, "csv": read_csv,
+    "vbench": read_vbench, "videoscore": read_videoscore, "videoscore2": read_videoscore2, "omiti2v": read_omiti2v,
+    "pyiqa": read_pyiqa, "csv": read_csv,
 }  # fmt: skip
 
 

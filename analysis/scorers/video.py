@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import statistics
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +100,7 @@ class Video:
 
     def _decoded(self) -> tuple[np.ndarray, np.ndarray | None, float | None]:
         if self.path.is_dir():
+            _check_numbered(self._images)
             return _stack(map(load_image, self._images), self.limit), None, None
         if not self.path.is_file():
             raise NotScored("missing", f"there is no file {self.path.name}")
@@ -156,11 +158,34 @@ class Video:
         return self._recalled[key]
 
 
+def _check_numbered(images: list[Path]) -> None:
+    """Raises NotScored "corrupt" where a frame is there in two files, or one of the numbers is lacking: without it the
+    motion would be another."""
+    for one, other in itertools.pairwise(images):
+        if one.stem == other.stem:
+            raise NotScored("corrupt", f"{one.name} and {other.name}: which of them is the frame?")
+    parts = [re.split(r"(\d+)", p.stem) for p in images]
+    changing = [i for i, values in enumerate(zip(*parts, strict=False)) if len(set(values)) > 1]
+    if len(images) < 3 or len({len(p) for p in parts}) > 1 or len(changing) != 1 or changing[0] % 2 == 0:
+        return  # named otherwise than by one number
+    numbers = [int(p[changing[0]]) for p in parts]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    usual = max(1, statistics.mode(steps))
+    for number, step in zip(numbers, steps, strict=False):
+        if step > usual and step % usual == 0:
+            raise NotScored("corrupt", f"after frame {number} comes {number + step}: {number + usual} is not there")
+
+
 def load_image(path: Path) -> np.ndarray:
     """An image file, RGB, uint8 (H, W, 3), turned upright by its EXIF tag. Raises NotScored "corrupt"."""
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("I", "F"):
+                raise ValueError(f"its pixels are of Pillow's mode {upright.mode}, whose range is not known")
+            if upright.mode.startswith("I;16"):  # 16 bits of grey, which Pillow would cut at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise NotScored("corrupt", f"{path.name} is not a readable image: {error}") from None
 
@@ -173,12 +198,18 @@ def file_sha256(path: Path) -> str:
 
 def _decode(path: Path, limit: float) -> tuple[np.ndarray, np.ndarray | None, float | None]:
     """(frames, time stamps, frames per second) of a video file."""
-    to_rgb, stamps, said = av.video.reformatter.VideoReformatter(), [], []
+    to_rgb, stamps, said, hidden = av.video.reformatter.VideoReformatter(), [], [], 0
 
     def upright(frame):
         stamps.append(frame.time)
         image = to_rgb.reformat(frame, format="rgb24").to_ndarray()
         return np.rot90(image, frame.rotation // 90) if frame.rotation % 360 else image
+
+    def shown(container, stream):
+        nonlocal hidden
+        for packet in container.demux(stream):
+            hidden += packet.is_discard  # before the start of a clip that was cut without encoding it anew
+            yield from packet.decode()
 
     try:
         with av.logging.Capture() as said, av.open(str(path)) as container:
@@ -187,16 +218,17 @@ def _decode(path: Path, limit: float) -> tuple[np.ndarray, np.ndarray | None, fl
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # what another thread says is not captured
             rate, listed = stream.guessed_rate or stream.average_rate, stream.frames
-            frames = _stack(map(upright, container.decode(stream)), limit)
+            frames = _stack(map(upright, shown(container, stream)), limit)
     except (av.error.FFmpegError, ValueError, IndexError, UnicodeDecodeError) as error:
-        raise NotScored("corrupt", f"not a readable video: {getattr(error, 'strerror', None) or error}") from None
+        words = [getattr(error, "strerror", None) or str(error), *(text.strip() for _, _, text in said[:1])]
+        raise NotScored("corrupt", f"not a readable video: {'; '.join(words)}") from None
     if path.suffix.lower() == ".gif" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
         raise NotScored("corrupt", "the file ends before its trailer")
     # A decoder notices a damaged frame, says so, and returns it as if it were sound.
     if errors := [text.strip() for level, _, text in said if level <= av.logging.ERROR]:
         raise NotScored("corrupt", f"it is damaged: {errors[0]}")
-    if len(frames) < listed:
-        raise NotScored("corrupt", f"{len(frames)} frames could be decoded, the file lists {listed}")
+    if len(frames) < listed - hidden:
+        raise NotScored("corrupt", f"{len(frames)} frames could be decoded, the file lists {listed - hidden}")
     known = None not in stamps and all(a < b for a, b in itertools.pairwise(stamps))
     return frames, np.array(stamps) - stamps[0] if known else None, float(rate) if rate else None
 

@@ -6,8 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import ClassVar
+
+from .scorer import Scorer
 
 KEPT = {".json", ".safetensors", ".txt", ".model"}  # files that decide what a model computes
 
@@ -122,3 +126,33 @@ def model_digest(model: str, revision: str = "") -> str:
     """`weights_digest` of a model's folder; "" if it is not there."""
     folder = model_folder(model, revision)
     return weights_digest(folder) if folder else ""
+
+
+@dataclass(frozen=True)
+class HubModel(Scorer):
+    """Base of scorers on a model of transformers. model: a folder, or a hub name that is in this machine's cache (at
+    `revision`). device: "auto", "cpu", "cuda", ..."""
+
+    model: str = ""
+    revision: str = ""
+    device: str = "auto"
+
+    runs: ClassVar = "here"
+    classes: ClassVar[tuple[str, ...]]  # of transformers: the model's, and its tokenizer's if it has one
+    options: ClassVar[dict] = {}  # of the model's from_pretrained
+
+    def available(self) -> str | None:
+        return self.requires.missing() or missing_model(self.name, self.model, self.revision, self.classes)
+
+    def fingerprint(self) -> str:
+        return model_digest(self.model, self.revision)
+
+    @cached_property
+    def loaded(self):
+        """(model, device)."""
+        import transformers
+
+        folder, device = required_folder(self.name, self.model, self.revision), device_of(self.device)
+        kind = getattr(transformers, self.classes[0])
+        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **self.options)
+        return model.eval().to(device), device

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from ..scorers.judge_lines import JUDGES, judge_lines
 from ..study.column_metrics import Real, fills_nothing, metrics_of_column
 from ..study.files import write_atomically, write_table
 from ..study.presets import PRESETS, load_presets, split_table
@@ -182,7 +183,7 @@ def write_study_table(found: pd.DataFrame, path: Path = TABLE) -> None:
 
 
 def as_markdown(found: pd.DataFrame) -> str:
-    """One line a cell; `-` where there is nothing."""
+    """One line a cell; `-` where there is nothing. Below it, how often each judge of the table errs."""
     lines = [
         "| row | column | published | measured (95 %) | n | change (95 %) | p (Holm) | estimator |",
         "|---" * 8 + "|",
@@ -198,7 +199,11 @@ def as_markdown(found: pd.DataFrame) -> str:
         note = f"*{cell['reason']}*" if cell["reason"] else ""
         lines.append("| " + " | ".join([cell["row"].replace("|", "\\|"), cell["column"], cell["published"], measured or note or "-", n,
                                           change or "-", p, said + (f"; {note}" if note and measured else "")]) + " |")  # fmt: skip
-    return "\n".join(lines) + "\n"
+    judged = [
+        (e.scorer, e.version, e.metric) for e in _estimates() if e.of_questions and e.name in set(found["estimator"])
+    ]
+    under = [f"- {line}" for line in judge_lines(judged, (JUDGES, PRESETS.parent.parent / JUDGES))]
+    return "\n".join([*lines, *([""] if under else []), *under]) + "\n"
 
 
 def _interval(cell: dict, value: str, low: str, high: str) -> str:

@@ -14,13 +14,15 @@ STAND_INS = Path(__file__).parents[2] / "papers/stand_ins.yaml"
 
 class Real(BaseModel):
     """A metric of `python -m analysis evaluate` that fills a paper's column with videos of the paper's own models: times `factor`,
-    of which main categories of the benchmark (all by default), and whether every video has 0 or 1."""
+    of which main categories of the benchmark (`groups`; by default the metric's `events`, or all samples with `every`), and whether
+    every video has 0 or 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     factor: float = 1
     digits: int = 2
     groups: list[str] = []
+    every: bool = False
     proportion: bool = False
 
 
