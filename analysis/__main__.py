@@ -22,8 +22,10 @@ from .study.results_layout import (
     instruments_file,
     lineage_of,
     notebook_folder,
+    passes_file,
     place_of,
     runs_folder,
+    study_of,
     sweep_folder,
     sweeps_of,
     tables_of,
@@ -147,6 +149,21 @@ def describe_full():
 
     parameters = load_parameters(full=True)
     describe_run(parameters, parameters.results / "README.md")
+
+
+@app.command()
+def count_passes(lineage: str, full: Full = False, workers: Workers = None):
+    """Count the passes of the transformer per video of every setting of notebook 14 into RESULTS/passes/LINEAGE.csv."""
+    parameters = load_parameters(full=full)
+    from .videos.count_passes import count_passes
+    from .videos.generate import default_executor
+
+    sweeps = [s for s in sweeps_of(parameters, lineage) if study_of(s, lineage).startswith("loosening")]
+    if not sweeps:
+        raise ValueError(f"params.yaml has no sweep loosening of {lineage} in a run of this size")
+    out = passes_file(lineage, parameters.results)
+    with default_executor(workers) as executor:
+        print(count_passes(parameters, sweeps, executor, out).to_string(index=False))
 
 
 @app.command()
