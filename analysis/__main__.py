@@ -13,6 +13,7 @@ from testbed.command_line import run
 from .benchmarks import commands as benchmark_commands
 from .report import commands as report_commands
 from .scorers import command, judge_command
+from .search import commands as search_commands
 from .studies import commands as study_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
@@ -380,7 +381,7 @@ def bench(backbone: str = "wan-i2v"):
 
 for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
     app.command()(function)
-for commands in (benchmark_commands, report_commands, study_commands):
+for commands in (benchmark_commands, report_commands, search_commands, study_commands):
     commands.add_to(app)
 
 if __name__ == "__main__":

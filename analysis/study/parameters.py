@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from .backbone_settings import Backbone
 from .results_layout import FULL, FULL_RUNS, SMALL, SMALL_RUNS, lineage_of, study_of
+from .search_settings import Search
 
 Scale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
@@ -89,6 +90,7 @@ class Parameters(_Strict):
     backbones: dict[str, Backbone]
     methods: dict[str, list[dict]]
     sweeps: dict[str, Sweep]
+    search: Search | None = None
     testbed: dict
     notebooks: dict[str, dict]
     full_size: bool = False
@@ -129,6 +131,9 @@ class Parameters(_Strict):
             if place in places:
                 raise ValueError(f"sweeps.{name} and sweeps.{places[place]} would share the folder {'/'.join(place)}")
             places[place] = name
+        for lineage, own in (self.search.lineages if self.search else {}).items():
+            if f"{lineage}-i2v" not in self.backbones or own.focal not in self.methods:
+                raise ValueError(f"search.lineages.{lineage} needs a backbone {lineage}-i2v and a method {own.focal}")
         return self
 
 
