@@ -7,22 +7,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from random_testbed import cogvideox_backbone
 
-optuna = pytest.importorskip("optuna")
-
-from analysis.report.loosening_curves import KEPT  # noqa: E402
-from analysis.search import registration  # noqa: E402
-from analysis.search.combinations import APART, ORDER, Combination, suggest  # noqa: E402
-from analysis.search.confirm import UNSTEERED, confirm, shrinkage  # noqa: E402
-from analysis.search.drawn_prompts import draw_prompts, write_prompts  # noqa: E402
-from analysis.search.evaluate_combination import evaluate  # noqa: E402
-from analysis.search.trials import cost_of, ended, open_study, run_trials  # noqa: E402
-from analysis.study.parameters import Benchmark, Parameters, load_parameters  # noqa: E402
-from analysis.study.search_settings import Lineage, Search, Split  # noqa: E402
-from methods.registry import from_dict  # noqa: E402
+from analysis.report.loosening_curves import KEPT
+from analysis.search import registration
+from analysis.search.combinations import APART, ORDER, Combination, suggest
+from analysis.search.confirm import UNSTEERED, confirm, shrinkage
+from analysis.search.drawn_prompts import draw_prompts, write_prompts
+from analysis.search.evaluate_combination import evaluate
+from analysis.search.trials import cost_of, ended, open_study, run_trials
+from analysis.study.parameters import Benchmark, Parameters, load_parameters
+from analysis.study.search_settings import Lineage, Search, Split
+from methods.registry import from_dict
 
 ROOT = Path(__file__).parent.parent
 FOCAL = {"method": "focal", "clip": "CLIP", "weak": [0], "text": 1.0, "latent": 0.3, "cache": 1.0}
@@ -137,7 +136,7 @@ def git(folder, *arguments):
 def test_only_a_committed_and_unchanged_registration_counts(tmp_path, parameters):
     path = tmp_path / "cogvideox.yaml"
     git(tmp_path, "init", "-q")
-    with pytest.raises(ValueError, match="no .*register-combinations cogvideox"):
+    with pytest.raises(ValueError, match=r"no .*register-combinations cogvideox"):
         registration.read_registration(path)
     study = searched(tmp_path / "x.journal", 13)
     with pytest.raises(ValueError, match="13 of 14 trials"):
@@ -163,7 +162,11 @@ def test_what_is_registered_is_the_best_that_keeps_fidelity(tmp_path, parameters
     study = searched(tmp_path / "x.journal", 14)
     plain = study.user_attrs["unsteered"]
     chosen = registration.choose(study, 2.0, 2)
-    front = [t for t in study.best_trials if t.values[1] >= np.mean(plain[KEPT]) - 2 and t.values[0] > np.mean(plain["adherence"])]
+    front = [
+        t
+        for t in study.best_trials
+        if t.values[1] >= np.mean(plain[KEPT]) - 2 and t.values[0] > np.mean(plain["adherence"])
+    ]
     assert chosen[0].values[0] == max(t.values[0] for t in front) and len(chosen) <= 2
     written = registration.register(study, parameters, "cogvideox-i2v", "w", "k", tmp_path / "x.yaml")
     first = written["settings"][0]
@@ -196,7 +199,7 @@ def test_videos_are_made_scored_and_confirmed(tmp_path, parameters, monkeypatch)
         assert len(table) == 4 and set(table["main_category"]) == {"addition", "deletion", "modification", "motion"}
         assert table[KEPT].notna().all() and table["asked_px"].notna().sum() == 1
         impossible = Combination(("nag",), ({"method": "nag", "negative_prompt": "all stays still."},), 0.0)
-        with pytest.raises(ValueError, match="nag: 4 of 4 videos cannot be made.*cross-attention"):
+        with pytest.raises(ValueError, match=r"nag: 4 of 4 videos cannot be made.*cross-attention"):
             evaluate(impossible, **given, **tuning)
         change = dict(adherence=0.1, asked_px=1.0) | {KEPT: -0.5}
         setting = {"name": "dymos+jpeg", "parts": list(own.parts), "blur": 0.0, "tuning_change": change}
@@ -204,8 +207,10 @@ def test_videos_are_made_scored_and_confirmed(tmp_path, parameters, monkeypatch)
         held = parameters.search.held_out.model_dump() | {"key": prompts["held_out"].name}
         registered = dict(lineage="cogvideox", backbone="cogvideox-i2v", weights=weights, guidance_scale=1.0,
                           held_out=held, settings=[setting], digest="d")  # fmt: skip
-        run = partial(confirm, parameters, prompts=prompts["held_out"], runs=tmp_path / "runs", executor=executor, out=tmp_path)
-        with pytest.raises(ValueError, match="weights is .*; what was registered is elsewhere"):
+        run = partial(
+            confirm, parameters, prompts=prompts["held_out"], runs=tmp_path / "runs", executor=executor, out=tmp_path
+        )
+        with pytest.raises(ValueError, match=r"weights is .*; what was registered is elsewhere"):
             run(registered=registered)
         from analysis.study.video_key import weights_hash
 
@@ -223,6 +228,8 @@ def test_shrinkage_is_the_share_of_the_tuning_change_that_is_left():
     change = {"adherence": 0.5, "asked_px": 0.0, KEPT: -1.0}
     table = shrinkage({UNSTEERED: plain, "a": steered}, [{"name": "a", "tuning_change": change}]).set_index("measure")
     raised = (steered["adherence"] - plain["adherence"]).mean()
-    assert table.loc["adherence", "kept"] == pytest.approx(raised / 0.5) and table.loc[KEPT, "kept"] == pytest.approx(0.5)
+    assert table.loc["adherence", "kept"] == pytest.approx(raised / 0.5) and table.loc[KEPT, "kept"] == pytest.approx(
+        0.5
+    )
     assert np.isnan(table.loc["asked_px", "kept"]) and table.loc["asked_px", "n"] == 3
     assert table.loc["adherence", "verdict"] in ("supported", "inconclusive") and table.loc[KEPT, "verdict"] == ""

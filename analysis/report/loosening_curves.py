@@ -13,6 +13,7 @@ of t), so that an interval over the v holds the uncertainty of the matching, too
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,9 @@ def load_remedies(path: Path = REMEDIES) -> list[Remedy]:
     for entry in YAML(typ="safe", pure=True).load(path.read_text()):
         if set(entry) != set(Remedy.__dataclass_fields__):
             raise ValueError(f"{path}, {entry.get('name')}: fields are {', '.join(Remedy.__dataclass_fields__)}")
-        lists = {k: tuple(map(tuple, v)) if k == "reported" else tuple(v) for k, v in entry.items() if isinstance(v, list)}
+        lists = {
+            k: tuple(map(tuple, v)) if k == "reported" else tuple(v) for k, v in entry.items() if isinstance(v, list)
+        }
         found.append(Remedy(**(entry | lists)))
         if unknown := set((entry["default"] or {}).values()) - set(entry["settings"]):
             raise ValueError(f"{path}, {entry['name']}: the default {unknown.pop()!r} is none of its settings")
@@ -79,9 +82,9 @@ def load_scores(parameters: Parameters, backbone: str) -> pd.DataFrame:
     object has to stay. Raises NoTables where none is there."""
     tables = []
     for name, sweep in parameters.sweeps.items():
-        if sweep.backbone == backbone and sweep.apart and sweep.record is None:
-            if study_of(name, lineage_of(backbone)).startswith(STUDY):
-                tables.append(sweep_table(parameters, name))
+        own = study_of(name, lineage_of(backbone)).startswith(STUDY) and sweep.apart
+        if own and sweep.backbone == backbone and sweep.record is None:
+            tables.append(sweep_table(parameters, name))
     if not tables:
         raise NoTables(f"params.yaml has no sweep {STUDY} of {backbone} in a run of this size")
     scores = pd.concat(tables, ignore_index=True)
@@ -148,7 +151,7 @@ def read_off(points: list[Change], loss: float) -> Reading | None:
     """Where a curve first loses `loss` (above 0, in dB), or None if it never does, or has lost more before it begins."""
     if not loss > 0:
         raise ValueError(f"a loss of fidelity to read curves off at is above 0 dB, not {loss}")
-    for one, two in zip(points, points[1:], strict=False):
+    for one, two in pairwise(points):
         a, b = one.x.mean(), two.x.mean()
         if a >= -loss >= b and a > b:
             t = (a + loss) / (a - b)
@@ -184,7 +187,9 @@ def matched_fidelity(
     for name in ("change", "against guidance"):
         if f"{name} p" in table:
             family = table[f"{name} p"].where(table["reached"])
-            table[f"{name} p (Holm)"] = family.groupby([table[k] for k in ("guidance_scale", "gain", "loss")]).transform(holm)
+            table[f"{name} p (Holm)"] = family.groupby(
+                [table[k] for k in ("guidance_scale", "gain", "loss")]
+            ).transform(holm)
     return table
 
 
@@ -203,7 +208,12 @@ def _stated(values: np.ndarray, name: str) -> dict:
 
 
 def matched_cost(
-    scores: pd.DataFrame, passes: pd.DataFrame, remedies: list[Remedy], bases: list[float], loss: float, order: list[str]
+    scores: pd.DataFrame,
+    passes: pd.DataFrame,
+    remedies: list[Remedy],
+    bases: list[float],
+    loss: float,
+    order: list[str],
 ) -> pd.DataFrame:
     """A row per gain, remedy and guidance scale: the passes per video of the stronger setting next to the reading, and the
     change from the unsteered videos *without guidance* at this loss against them, so that rows of one cost can be compared

@@ -17,9 +17,7 @@ PALETTE = ("C0", "C1", "C2", "C3", "C4", "C5", "#8B4513", "#6A3D9A", "#00A0A0", 
 TOLD = {"adherence": "adherence (%)", "asked_px": "displacement of the named object (px)"}
 
 
-def curves_figure(
-    scores: pd.DataFrame, remedies: list[Remedy], base: float, backbone: str, order: list[str]
-):
+def curves_figure(scores: pd.DataFrame, remedies: list[Remedy], base: float, backbone: str, order: list[str]):
     """One curve per remedy: fidelity of what must not change (x) against adherence (above) and displacement (below), a column
     per kind of remedy. A star is what the makers publish; the black mark is the unsteered model, with its intervals."""
     lineage = backbone.split("-")[0]
@@ -70,7 +68,7 @@ def matched_figure(tables: dict[str, pd.DataFrame], remedies: list[Remedy], loss
     size = (2.2 + 2.6 * len(panels), 0.3 * len(places) + 1.8)
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     for ax, (gain, base) in zip(axes[0], panels, strict=True):
-        for i, (backbone, own) in enumerate(rows.groupby("backbone", sort=False)):
+        for i, (_, own) in enumerate(rows.groupby("backbone", sort=False)):
             for row in own[(own["gain"] == gain) & (own["guidance_scale"] == base)].to_dict("records"):
                 colour, y = f"C{i}", places[row["remedy"]] + 0.2 * (0.5 * (len(tables) - 1) - i)
                 bars = [[row["change"] - row["change low"]], [row["change high"] - row["change"]]]

@@ -17,7 +17,9 @@ RUNS = Path("runs/full/search")
 
 def search_combinations(
     lineage: str,
-    trials: Annotated[int | None, typer.Option(help="so many instead of those in params.yaml, all runs together")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="so many instead of those in params.yaml, all runs together")
+    ] = None,
     workers: Workers = None,
 ):
     """Search combinations of two or three methods on tuning prompts: results/full/search/LINEAGE.journal; a killed one goes on."""
@@ -55,7 +57,9 @@ def register_combinations(lineage: str):
         _prompts(parameters, "held_out").name, path,
     )  # fmt: skip
     names = ", ".join(s["name"] for s in found["settings"])
-    print(f"{path}: {names}; {found['pairs']} pairs. Commit it, then run `python -m analysis confirm-combinations {lineage}`")
+    print(
+        f"{path}: {names}; {found['pairs']} pairs. Commit it, then run `python -m analysis confirm-combinations {lineage}`"
+    )
 
 
 def confirm_combinations(lineage: str, workers: Workers = None):
@@ -99,7 +103,9 @@ def _made_for(parameters: Parameters, lineage: str, prompts: Path) -> str:
     from ..study.files import content_key
 
     search = parameters.search
-    settings = search.model_dump(include={"guidance_scale", "seed", "tuning"}) | {"lineage": search.lineages[lineage].model_dump()}
+    settings = search.model_dump(include={"guidance_scale", "seed", "tuning"}) | {
+        "lineage": search.lineages[lineage].model_dump()
+    }
     return content_key(settings | {"prompts": prompts.name, "weights": _weights(parameters, f"{lineage}-i2v")})
 
 

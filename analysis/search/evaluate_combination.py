@@ -48,7 +48,11 @@ def make_and_score(cell: Cell, image: Path, sample: dict, *, backbone: Backbone,
     """The scores of a cell's video, which is made first if it is not there; {"status": "failed", "reason": ...} if it cannot."""
     status, reason = run_cell(cell, backbone, image, folder, root)
     row = {"key": cell.key, "sample": cell.sample, "seed": cell.seed, "status": status, "reason": reason}
-    return score_video(row | {"reference": str(image)}, sample, folder=folder, frames=backbone.frames) if status == "ok" else row
+    return (
+        score_video(row | {"reference": str(image)}, sample, folder=folder, frames=backbone.frames)
+        if status == "ok"
+        else row
+    )
 
 
 def evaluate(

@@ -42,11 +42,15 @@ def choose(study: optuna.Study, loss: float, count: int) -> list[FrozenTrial]:
             names.add(own)
             found.append(trial)
     if not found:
-        raise ValueError(f"no combination of {ended(study)} raises adherence at a loss of at most {loss:g} dB: nothing to register")
+        raise ValueError(
+            f"no combination of {ended(study)} raises adherence at a loss of at most {loss:g} dB: nothing to register"
+        )
     return found[:count]
 
 
-def register(study: optuna.Study, parameters: Parameters, backbone: str, weights: str, held_out: str, path: Path) -> dict:
+def register(
+    study: optuna.Study, parameters: Parameters, backbone: str, weights: str, held_out: str, path: Path
+) -> dict:
     """Write the registration of a finished search and return it. weights, held_out: what identifies the model and the held-out
     prompts. Raises ValueError for a search that has not ended."""
     search = parameters.search
@@ -89,11 +93,15 @@ def read_registration(path: Path) -> dict:
     """The registration as it was written and committed. Raises ValueError if it is missing, was edited since it was written, is
     not committed to git, or differs from what is."""
     if not path.is_file():
-        raise ValueError(f"no {path}: write it by `python -m analysis register-combinations {path.stem}` and commit it first")
+        raise ValueError(
+            f"no {path}: write it by `python -m analysis register-combinations {path.stem}` and commit it first"
+        )
     content = YAML(typ="safe", pure=True).load(path.read_text())
     rest = {k: v for k, v in content.items() if k != "digest"}
     if content.get("digest") != content_key(rest):
-        raise ValueError(f"{path} was changed since it was written: its digest is {content.get('digest')}, of what it says {content_key(rest)}")
+        raise ValueError(
+            f"{path} was changed since it was written: its digest is {content.get('digest')}, of what it says {content_key(rest)}"
+        )
     if _git("cat-file", "-e", f"HEAD:./{path.name}", folder=path.parent):
         raise ValueError(f"{path} is not committed: a registration counts when it is in git before its test")
     if _git("diff", "--quiet", "HEAD", "--", path.name, folder=path.parent):

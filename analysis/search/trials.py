@@ -77,7 +77,9 @@ def run_trials(
     if "unsteered" not in study.user_attrs:
         study.set_user_attr("unsteered", values_per_prompt(evaluate(Combination((), (), 0.0))))
     while (before := ended(study)) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=seed + before, n_startup_trials=min(STARTUP, max(1, trials // 3)))
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed + before, n_startup_trials=min(STARTUP, max(1, trials // 3))
+        )
         trial, began = study.ask(), time.monotonic()
         combination = suggest(trial)
         trial.set_user_attr("setting", {"parts": list(combination.parts), "blur": combination.blur})

@@ -54,7 +54,9 @@ def count_passes(parameters: Parameters, sweeps: list[str], executor: Executor, 
             cells.setdefault((cell.method, cell.guidance_scale, cell.blur), (cell, images[cell.key]))
     backbone = parameters.backbones[parameters.sweeps[sweeps[0]].backbone]
     counted = each_video(passes_of, list(cells.values()), executor, f"passes {out.stem}", backbone=backbone)
-    rows = [dict(zip(SETTING, setting, strict=True)) | {"passes": n} for setting, (_, n) in zip(cells, counted, strict=True)]
+    rows = [
+        dict(zip(SETTING, setting, strict=True)) | {"passes": n} for setting, (_, n) in zip(cells, counted, strict=True)
+    ]
     table = pd.DataFrame(rows)
     write_table(table, out)
     return table

@@ -104,7 +104,9 @@ def pipeline_inputs(pipe, cell: Cell, backbone: Backbone, reference: Reference |
     edits, _ = split(json.loads(cell.steering or "[]"))
     avoided = negative_prompt(edits, backbone.negative_prompt)
     if avoided != backbone.negative_prompt and cell.guidance_scale <= 1:
-        raise ValueError(f"guidance {cell.guidance_scale:g} has no unconditional branch: the negative prompt {avoided!r} is unused")
+        raise ValueError(
+            f"guidance {cell.guidance_scale:g} has no unconditional branch: the negative prompt {avoided!r} is unused"
+        )
     _check_size(pipe, backbone, accepted, width, height)
     inputs = {"prompt": cell.prompt, "negative_prompt": avoided, "height": height, "width": width,
               "num_frames": backbone.frames, "num_inference_steps": backbone.steps, "guidance_scale": cell.guidance_scale,
