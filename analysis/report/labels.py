@@ -57,7 +57,8 @@ METHODS = {
 }
 UNSTEERED, GUIDANCE, COMBINATION = "unsteered", "guidance alone", "combination"
 COLOURS = {UNSTEERED: "black", GUIDANCE: "C4", COMBINATION: "0.6"}
-OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000")  # of further methods, in the order of their names
+OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000", "#E07B91", "#556B2F", "#A6761D", "#1B4F9C", "#D62790",
+                 "#7F7F00", "#3CB371", "#B22222", "#708090")  # of further methods, in the order of their names  # fmt: skip
 
 
 def backbone(name: str) -> str:
@@ -133,5 +134,5 @@ def colour(family: str) -> str:
     known = COLOURS | dict(METHODS.values())
     if family in known:
         return known[family]
-    others = sorted(method(name) for name in find_methods() if name not in METHODS)
+    others = [*sorted(method(name) for name in find_methods() if name not in METHODS), *INPUTS.values()]
     return OTHER_COLOURS[others.index(family) % len(OTHER_COLOURS)] if family in others else "0.4"
