@@ -310,3 +310,27 @@ def test_what_goes_with_an_effect_is_found(monkeypatch):
     assert (
         len(causes.outcomes_table(changes.reset_index())) == 1 and len(causes.carriers_table(table.reset_index())) == 2
     )
+
+
+def test_the_search_is_told_with_what_is_left(tmp_path):
+    assert causes.confirmed_table(["wan-i2v"], tmp_path, tmp_path).empty
+    (tmp_path / "search").mkdir()
+    (tmp_path / "wan.yaml").write_text("search: {trials: 160, videos: 6400, hours: 1.5}\n")
+    row = dict(
+        setting="a+b",
+        measure="adherence",
+        tuning=0.2,
+        held_out=0.1,
+        low=0.02,
+        high=0.18,
+        n=160,
+        kept=0.5,
+        verdict="supported",
+    )
+    pd.DataFrame([row | {"p (Holm)": 0.01}]).to_csv(tmp_path / "search/wan-shrinkage.csv", index=False)
+    (line,) = causes.confirmed_table(["wan-i2v"], tmp_path, tmp_path).to_dict("records")
+    assert (
+        line["left"] == "50 %"
+        and line["held out (points)"] == "+10.0 (2.0 to 18.0)"
+        and "6400 videos" in line["the search"]
+    )

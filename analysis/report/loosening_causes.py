@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 
 from ..study.parameters import Parameters
 from ..study.results_layout import FULL, lineage_of, study_of
@@ -158,3 +159,28 @@ def carriers_table(table: pd.DataFrame) -> pd.DataFrame:
             for r in table.to_dict("records")
         ]
     )  # fmt: skip
+
+
+def confirmed_table(
+    backbones: list[str], results: Path = FULL, registered: Path = Path("papers/registered")
+) -> pd.DataFrame:
+    """A line per registered combination: what the search cost, what the combination changed on the tuning prompts and held out,
+    and how much of it is left. Empty where nothing was confirmed."""
+    lines = []
+    for backbone in backbones:
+        lineage = lineage_of(backbone)
+        file, note = Path(results) / "search" / f"{lineage}-shrinkage.csv", Path(registered) / f"{lineage}.yaml"
+        if not (file.is_file() and note.is_file()):
+            continue
+        cost = YAML(typ="safe", pure=True).load(note.read_text())["search"]
+        for r in pd.read_csv(file).query("measure == 'adherence'").to_dict("records"):
+            held = f"{number(100 * r['held_out'], sign=True)} ({interval(100 * r['low'], 100 * r['high'])})"
+            lines.append(
+                {
+                    "backbone": labels.backbone(backbone), "combination": r["setting"],
+                    "the search": f"{cost['trials']} trials, {cost['videos']} videos, {cost['hours']:g} h",
+                    "tuning prompts (points)": number(100 * r["tuning"], sign=True), "held out (points)": held, "prompts": r["n"],
+                    "left": f"{number(100 * r['kept'], 0)} %", "p (Holm)": p_words(r["p (Holm)"]), "verdict": r["verdict"],
+                }
+            )  # fmt: skip
+    return pd.DataFrame(lines)
