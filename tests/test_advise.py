@@ -66,7 +66,7 @@ def test_code_can_be_run(models):
     assert kind == "flow" and len(noise) == 41 and noise[0] > 0.99 and noise == sorted(noise, reverse=True)
     made = 0
     for remedy in advise.load_advice()["remedies"]:
-        code = advise.code_for(remedy, kind, noise, model)
+        code = advise.code_for(remedy, kind, model)
         assert "{" not in code
         if not code.startswith("pipe("):
             built = eval(code, names)

@@ -127,8 +127,8 @@ def page_of(content: dict) -> str:
         "<!-- Written by `python -m analysis advice`; do not edit. -->",
         "What can be tried against videos that leave their reference as it is. `python -m methods advise MODEL` tells the same for a",
         "pipeline of yours, with the numbers for its own schedule and depth. *Acts at noise* is a part of the noise path, from 1, pure",
-        'noise, to 0, so that it carries over to other schedulers and numbers of steps: `WINDOW` is `("noise", high, low)`, `SHARE` the',
-        "share of the steps that this is, `BLOCK` the block at the published share of the depth.",
+        'noise, to 0, so that it carries over to other schedulers and numbers of steps: `WINDOW` is `("noise", high, low)`, `BLOCK` the',
+        "block at the published share of the depth.",
         "",
     ]
     if content["measured"]:

@@ -14,8 +14,9 @@ ORDER = ("jpeg", "blur", "refnoise", "amplitude", "lowpass", "alignvid", "dymos"
          "skiplayer", "pag")  # fmt: skip
 # Which exclude each other: formulas of guidance, a low-pass pass and edits of the reference's latents.
 APART = (("lowpass", "cfgzero"), ("lowpass", "refnoise"), ("lowpass", "amplitude"))
-WINDOWS = ("early", "first-half", "all")
-STEPS = {"early": (0.0, 0.3), "first-half": (0.0, 0.5), "all": "all"}
+STEPS = {"first-fifth": (0.0, 0.2), "early": (0.0, 0.3), "first-half": (0.0, 0.5), "all": "all"}
+BLOCKS = ("calibrated", "first_half", "all")
+SKIPPED = (1, 2, 3, 4, 5, 6, 7)  # one of them, for the guidances away from a perturbed pass
 STILL = "all stays still."  # the grammar's words for a video in which nothing happens
 
 
@@ -56,7 +57,7 @@ def _part(trial, name: str, focal: dict) -> dict:
         return round(trial.suggest_float(f"{name}.{key}", low, high, log=log), 3)
 
     def window():
-        found = STEPS[trial.suggest_categorical(f"{name}.window", WINDOWS)]
+        found = STEPS[trial.suggest_categorical(f"{name}.window", list(STEPS))]
         return {"window": list(found) if isinstance(found, tuple) else found}
 
     def one_of(key, values):
@@ -70,13 +71,17 @@ def _part(trial, name: str, focal: dict) -> dict:
     own = {
         "refnoise": lambda: {"scale": number("scale", 0.02, 0.5, log=True)},
         "amplitude": lambda: {"amplitude": number("amplitude", 1.05, 2.0)},
-        "lowpass": lambda: {"factor": number("factor", 0.2, 0.8), "end": one_of("end", (0.1, 0.2, 0.3, 0.5))},
-        "alignvid": lambda: {"gamma": number("gamma", 1.1, 3.0, log=True), "blocks": one_of("blocks", ("calibrated", "first_half", "all"))} | window(),
-        "dymos": lambda: {"gamma": number("gamma", 0.25, 4.0, log=True), "steps": one_of("steps", (0.1, 0.2, 0.3, 0.5, 1.0))},
+        "lowpass": lambda: {"factor": number("factor", 0.2, 0.8)} | window(),
+        "alignvid": lambda: (
+            {"gamma": number("gamma", 1.1, 3.0, log=True), "blocks": one_of("blocks", BLOCKS)} | window()
+        ),
+        "dymos": lambda: {"gamma": number("gamma", 0.25, 4.0, log=True)} | window(),
         "enhance": lambda: {"weight": number("weight", 1.0, 10.0, log=True)} | window(),
         "nag": lambda: {"negative_prompt": STILL, "scale": number("scale", 2.0, 25.0, log=True)} | window(),
         "cfgzero": lambda: {"scale": one_of("scale", ("sample", "channel"))},
-        "skiplayer": lambda: {"scale": number("scale", 0.5, 4.0, log=True), "blocks": [one_of("block", (1, 2, 3, 4, 5, 6))]} | window(),
-        "pag": lambda: {"scale": number("scale", 0.5, 6.0, log=True), "blocks": [one_of("block", (1, 3, 5, 7))]} | window(),
-    }  # fmt: skip
+        "skiplayer": lambda: (
+            {"scale": number("scale", 0.5, 4.0, log=True), "blocks": [one_of("block", SKIPPED)]} | window()
+        ),
+        "pag": lambda: {"scale": number("scale", 0.5, 6.0, log=True), "blocks": [one_of("block", SKIPPED)]} | window(),
+    }
     return {"method": name} | own[name]()

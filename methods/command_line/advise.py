@@ -79,7 +79,7 @@ def in_words(checkpoint: Checkpoint, steps: int | None, guidance: float | None) 
         why = refusal(remedy, model, is_guided)
         (refused if why else taken).append((remedy, why))
     for place, (remedy, _) in enumerate(taken, 1):
-        lines += [f"{place}. {remedy['label']}: {code_for(remedy, kind, noise, model)}"]
+        lines += [f"{place}. {remedy['label']}: {code_for(remedy, kind, model)}"]
         if remedy["noise"]:
             lines.append(f"    acts {_where(remedy, kind, noise)}")
         own = [row for row in remedy["found"] if row["family"] == model.family] or remedy["found"]
@@ -117,14 +117,12 @@ def refusal(remedy: dict, model, is_guided: bool) -> str:
     return ""
 
 
-def code_for(remedy: dict, kind: str, noise: list[float], model) -> str:
-    """The line of code, with the window as a part of the noise path, the share of the pipeline's steps, and the blocks."""
+def code_for(remedy: dict, kind: str, model) -> str:
+    """The line of code, with the window as a part of the noise path, and the blocks by their depth."""
     code = remedy["code"]
     if remedy["noise"]:
         high, low = part_of(remedy, kind)
-        inside = steps_in(noise, high, low)
-        share = f"{len(inside) / (len(noise) - 1):.2g}" if inside else "..."
-        code = code.replace("{window}", f'("noise", {high:g}, {low:g})').replace("{share}", share)
+        code = code.replace("{window}", f'("noise", {high:g}, {low:g})')
     count = len(model.blocks)
     return re.sub(r"\{block:([\d.]+)\}", lambda m: str(min(count - 1, int(float(m[1]) * count))), code)
 
