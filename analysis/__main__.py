@@ -13,6 +13,7 @@ from testbed.command_line import run
 from .benchmarks import commands as benchmark_commands
 from .report import commands as report_commands
 from .scorers import command, judge_command
+from .search import commands as search_commands
 from .studies import commands as study_commands
 from .study import made_from
 from .study.parameters import load_parameters, sweeps_by_backbone
@@ -22,8 +23,10 @@ from .study.results_layout import (
     instruments_file,
     lineage_of,
     notebook_folder,
+    passes_file,
     place_of,
     runs_folder,
+    study_of,
     sweep_folder,
     sweeps_of,
     tables_of,
@@ -147,6 +150,21 @@ def describe_full():
 
     parameters = load_parameters(full=True)
     describe_run(parameters, parameters.results / "README.md")
+
+
+@app.command()
+def count_passes(lineage: str, full: Full = False, workers: Workers = None):
+    """Count the passes of the transformer per video of every setting of notebook 14 into RESULTS/passes/LINEAGE.csv."""
+    parameters = load_parameters(full=full)
+    from .videos.count_passes import count_passes
+    from .videos.generate import default_executor
+
+    sweeps = [s for s in sweeps_of(parameters, lineage) if study_of(s, lineage).startswith("loosening")]
+    if not sweeps:
+        raise ValueError(f"params.yaml has no sweep loosening of {lineage} in a run of this size")
+    out = passes_file(lineage, parameters.results)
+    with default_executor(workers) as executor:
+        print(count_passes(parameters, sweeps, executor, out).to_string(index=False))
 
 
 @app.command()
@@ -380,7 +398,7 @@ def bench_blocks(
 
 for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
     app.command()(function)
-for commands in (benchmark_commands, report_commands, study_commands):
+for commands in (benchmark_commands, report_commands, search_commands, study_commands):
     commands.add_to(app)
 
 if __name__ == "__main__":

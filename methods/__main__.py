@@ -1,10 +1,11 @@
-"""`python -m methods`: make a steered video, list the families of models, or look a set-up over."""
+"""`python -m methods`: make a steered video, list the families of models, look a set-up over, or say what to try first."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from .command_line.advise import add_advise, advise
 from .command_line.doctor import add_doctor, doctor
 from .command_line.families_table import add_families, families
 from .command_line.generate import generate
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_families(commands)
     add_doctor(commands)
+    add_advise(commands)
     return top
 
 
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; user errors end in one line."""
     options = parser().parse_args(arguments)
     try:
-        {"generate": generate, "families": families, "doctor": doctor}[options.command](options)
+        {"generate": generate, "families": families, "doctor": doctor, "advise": advise}[options.command](options)
     except KeyboardInterrupt:
         print("stopped; no video was written", file=sys.stderr)
         sys.exit(130)

@@ -120,7 +120,7 @@ FLOW = (
     ["scorers"],
     ["report"],
     ["papers"],
-    ["studies", "playground"],
+    ["studies", "playground", "search"],
 )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from methods.registry import from_dict
 
 from ..scoring.score import STRIPS
+from ..study.input_edits import split
 from ..study.parameters import Parameters
 from ..study.score_columns import is_proportion
 from ..study.significance import holm, mean_interval, paired_difference
@@ -177,10 +178,12 @@ def means(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def settings(parameters: Parameters) -> dict[str, list[dict]]:
-    """The named methods of params.yaml with every field of their classes filled in, and `method`."""
+    """The named methods of params.yaml with every field of their classes filled in, and `method`; without those that edit
+    inputs."""
     return {
         name: [asdict(from_dict(part)) | {"method": part["method"]} for part in parts]
         for name, parts in parameters.methods.items()
+        if not split(parts)[0]
     }
 
 

@@ -1,4 +1,4 @@
-"""`python -m analysis import-rows`, `compare` and `rate`."""
+"""`python -m analysis import-rows`, `compare`, `rate` and `advice`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,17 @@ def rate(
     )
 
 
+def advice():
+    """Write methods/advice.yaml and docs/which_method.md from papers/remedies.yaml and the full-size tables of notebook 14."""
+    from ..study.parameters import load_parameters
+    from .advice import ADVICE, PAGE, write_advice
+
+    content = write_advice(load_parameters(full=True))
+    measured = sum(bool(remedy["found"]) for remedy in content["remedies"])
+    print(f"{ADVICE} and {PAGE}: {len(content['remedies'])} remedies, {measured} of them measured")
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this module commands of `app`."""
-    for command in (import_rows, compare, rate):
+    for command in (import_rows, compare, rate, advice):
         app.command()(command)

@@ -57,7 +57,8 @@ METHODS = {
 }
 UNSTEERED, GUIDANCE, COMBINATION = "unsteered", "guidance alone", "combination"
 COLOURS = {UNSTEERED: "black", GUIDANCE: "C4", COMBINATION: "0.6"}
-OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000")  # of further methods, in the order of their names
+OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000", "#E07B91", "#556B2F", "#A6761D", "#1B4F9C", "#D62790",
+                 "#7F7F00", "#3CB371", "#B22222", "#708090")  # of further methods, in the order of their names  # fmt: skip
 
 
 def backbone(name: str) -> str:
@@ -82,10 +83,10 @@ def _spelled_out(name: str, parameters: Parameters | None) -> str:
     if not parts:
         return name
     if len(parts) > 1:
-        return " + ".join(method(part["method"]) for part in parts)
+        return " + ".join(_part(part) for part in parts)
     (values,) = parts
     shown = [_value(k, v) for k, v in values.items() if k not in HIDDEN]
-    return ", ".join([method(values["method"]), *shown]).replace("gamma ", "γ ").replace("_", " ")
+    return ", ".join([_part(values), *shown]).replace("gamma ", "γ ").replace("_", " ")
 
 
 def _value(key: str, value) -> str:
@@ -94,7 +95,13 @@ def _value(key: str, value) -> str:
     return f"{key} {value:g}".replace("-", "−") if isinstance(value, float) else f"{key} {value}"
 
 
-HIDDEN = {"method", "clip", "projection"}
+def _part(part: dict) -> str:
+    """What a part of a setting is, in words: its method, or what it does to an input."""
+    return INPUTS[part["input"]] if "input" in part else method(part["method"])
+
+
+INPUTS = {"jpeg": "JPEG", "h264": "H.264", "negative_prompt": "Negative prompt"}  # edits of the pipeline's inputs
+HIDDEN = {"method", "input", "clip", "projection"}
 
 
 def method(name: str) -> str:
@@ -112,7 +119,7 @@ def family(name: str, parameters: Parameters, guidance_scale: float = 1.0) -> st
     parts = parameters.methods[name]
     if not parts:
         return UNSTEERED if guidance_scale == 1 else GUIDANCE
-    return method(parts[0]["method"]) if len(parts) == 1 else COMBINATION
+    return _part(parts[0]) if len(parts) == 1 else COMBINATION
 
 
 def family_order(family: str) -> tuple[int, str]:
@@ -127,5 +134,5 @@ def colour(family: str) -> str:
     known = COLOURS | dict(METHODS.values())
     if family in known:
         return known[family]
-    others = sorted(method(name) for name in find_methods() if name not in METHODS)
+    others = [*sorted(method(name) for name in find_methods() if name not in METHODS), *INPUTS.values()]
     return OTHER_COLOURS[others.index(family) % len(OTHER_COLOURS)] if family in others else "0.4"

@@ -31,7 +31,7 @@ SIZES = {"results": False, "results/full": True}
 # Notebooks that the full-size run executes too, in the order of full/dvc.yaml.
 AT_FULL_SIZE = (
     "01_testbed", "02_pilot_blur", "03_attention_entropy", "04_reference_dominance", "07_method_sweeps", "08_paper_tables",
-    "11_focal_guidance", "12_focal_ablation", "13_focal_joint",
+    "11_focal_guidance", "12_focal_ablation", "13_focal_joint", "14_loosening",
 )  # fmt: skip
 COLOURS = 64  # of a saved figure: it takes a fifth of the bytes
 

@@ -59,7 +59,7 @@ def videos_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def gather(parameters: Parameters, results: Path | str | None = None, table: str = SCORES) -> pd.DataFrame:
-    """The tables of that name of all sweeps that have one, in the order of params.yaml.
+    """The tables of that name of all sweeps that have one and do not stand apart, in the order of params.yaml.
 
     Columns `sweep`, `backbone`, `prompts` ("own" or "shuffled"), `reference` ("own", or "twin" where the references are
     another sweep's videos) and `categories` ("" for all, else those that the sweep is confined to) say what a row is of. A setting that two sweeps have is the same video twice. Raises NoTables,
@@ -67,6 +67,8 @@ def gather(parameters: Parameters, results: Path | str | None = None, table: str
     """
     tables = []
     for name, sweep in parameters.sweeps.items():
+        if sweep.apart:
+            continue
         if (path := sweep_folder(parameters, name, results) / table).is_file():
             known = {"sweep": name, "backbone": sweep.backbone, "prompts": sweep.prompts}
             known["reference"] = "own" if sweep.reference == "own" else "twin"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..study.input_edits import check_edit, split
 from ..study.parameters import Parameters
 from .findings import Finding
 
@@ -19,8 +20,12 @@ def method_findings(name: str, parameters: Parameters, folder: Path, asked: set[
     found, used = [], dict.fromkeys(m for s in parameters.sweeps.values() if s.backbone == name for m in s.methods)
     model = None
     for method in used:
-        for settings in parameters.methods[method]:
+        edits, steered = split(parameters.methods[method])
+        for settings in [*edits, *steered]:
             try:
+                if settings in edits:
+                    check_edit(settings)
+                    continue
                 made = from_dict(settings)
                 if clip := getattr(made, "clip", None):  # it loads what it needs when it is checked
                     if not Path(clip).is_dir():

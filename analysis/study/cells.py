@@ -8,6 +8,7 @@ from itertools import product
 
 from .benchmark_samples import load_samples
 from .files import content_key
+from .input_edits import check_edit, split
 from .parameters import Parameters
 from .video_key import canonical, check_projections, file_hash, program_hash, weights_hash
 
@@ -54,7 +55,10 @@ def check_methods(parameters: Parameters, sweep_name: str) -> None:
     from methods.registry import from_dict  # loads torch, which takes longer than all the rest of this file
 
     for method in parameters.sweeps[sweep_name].methods:
-        for settings in parameters.methods[method]:
+        edits, steered = split(parameters.methods[method])
+        for edit in edits:
+            check_edit(edit)
+        for settings in steered:
             from_dict(settings)
 
 

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from .backbone_settings import Backbone
 from .results_layout import FULL, FULL_RUNS, SMALL, SMALL_RUNS, lineage_of, study_of
+from .search_settings import Search
 
 Scale = Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
@@ -48,11 +49,13 @@ class FullSize(_Strict):
 
 class Sweep(_Strict):
     """A grid of cells: every method, guidance scale and blur, on the first `samples` samples (of `categories`, the main
-    ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run. `benchmark` is a
-    name in `benchmarks`, for a sweep on other samples than those of `benchmark`."""
+    ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run. A sweep without
+    `samples` is of the full-size run alone, one without `full` of the small one. `benchmark` is a name in `benchmarks`, for a
+    sweep on other samples than those of `benchmark`. A sweep that stands `apart` is read by its own study only, and not
+    gathered with the others into what notebooks compare."""
 
     backbone: str
-    samples: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)] | None = None
     seeds: Annotated[list[int], Field(min_length=1)]
     guidance_scale: Annotated[list[Scale], Field(min_length=1)]
     blur: Annotated[list[Sigma], Field(min_length=1)] = [0.0]
@@ -63,11 +66,19 @@ class Sweep(_Strict):
     record: Recorded | None = None
     full: FullSize | None = None
     benchmark: str | None = None
+    apart: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_size(self):
+        if self.samples is None and self.full is None:
+            raise ValueError("a sweep has `samples`, `full` or both")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler):
-        # Settings written from params.yaml stay the bytes that they were before there was more than one benchmark.
-        return {k: v for k, v in handler(self).items() if not (k == "benchmark" and v is None)}
+        # Settings written from params.yaml stay the bytes that they were before these fields existed.
+        own = {"benchmark": None, "apart": False}
+        return {k: v for k, v in handler(self).items() if k not in own or v != own[k]}
 
 
 class Parameters(_Strict):
@@ -79,6 +90,7 @@ class Parameters(_Strict):
     backbones: dict[str, Backbone]
     methods: dict[str, list[dict]]
     sweeps: dict[str, Sweep]
+    search: Search | None = None
     testbed: dict
     notebooks: dict[str, dict]
     full_size: bool = False
@@ -119,6 +131,9 @@ class Parameters(_Strict):
             if place in places:
                 raise ValueError(f"sweeps.{name} and sweeps.{places[place]} would share the folder {'/'.join(place)}")
             places[place] = name
+        for lineage, own in (self.search.lineages if self.search else {}).items():
+            if f"{lineage}-i2v" not in self.backbones or own.focal not in self.methods:
+                raise ValueError(f"search.lineages.{lineage} needs a backbone {lineage}-i2v and a method {own.focal}")
         return self
 
 
@@ -131,7 +146,7 @@ def _parsed(text: str):
 def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> Parameters:
     """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong.
 
-    full: the sweeps that have a full-size run, with its samples and seeds.
+    full: the sweeps that have a full-size run, with its samples and seeds; else those that have a small one.
     """
     path = Path(path)
     if not path.is_file():
@@ -142,7 +157,8 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> 
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {problems}") from None
     if not full:
-        return parameters
+        small = {name: sweep for name, sweep in parameters.sweeps.items() if sweep.samples is not None}
+        return parameters.model_copy(update={"sweeps": small})
     sweeps = {
         name: sweep.model_copy(update={"samples": sweep.full.samples, "seeds": sweep.full.seeds})
         for name, sweep in parameters.sweeps.items()

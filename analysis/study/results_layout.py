@@ -11,6 +11,7 @@ front, so that `blur` and `cogvideox-blur` are one study on two lineages. `resul
     results/studies/<study of attention>/<lineage>/*.csv    token-maps, semantic-layers, foreground, attended-words,
                                                        keyword-anchors
     results/autoencoder/<lineage>.csv
+    <results>/passes/<lineage>.csv                          passes per video of the settings of notebook 14
     results/bench/*.csv
 """
 
@@ -110,3 +111,8 @@ def instruments_file(backbone: str, results: Path | str = SMALL) -> Path:
 def bench_folder(results: Path | str = SMALL) -> Path:
     """The folder of the tables that `make bench` writes, named after the kind of machine."""
     return Path(results) / "bench"
+
+
+def passes_file(backbone: str, results: Path | str = SMALL) -> Path:
+    """The table of counted passes of the transformer per video, of the settings of notebook 14."""
+    return Path(results) / "passes" / f"{lineage_of(backbone)}.csv"

@@ -130,11 +130,7 @@ def paired_difference(
     n, changed = len(means), int((means.round(12) != 0).sum())
     proportion = is_proportion(column) if proportion is None else proportion
     low, high = _interval(means, 0.95)
-    if n > 1:
-        steps = stats.t.ppf(1 - LEVEL / 2, n - 1) + stats.norm.ppf(POWER)
-        detectable = float(steps * means.std(ddof=1) / np.sqrt(n))
-    else:
-        detectable = float("nan")
+    detectable = detectable_difference(means, n)
     if proportion and changed == 0:  # what so many unchanged prompts cannot rule out, either way
         high = detectable = proportion_interval(0, n)[1]
         low = -high
@@ -144,6 +140,16 @@ def paired_difference(
         "difference": float(means.mean()), "low": low, "high": high, "n": n, "changed": changed,
         "gained": int((d > 0).sum()), "lost": int((d < 0).sum()), "p": sign_flip_p(means, line), "detectable": detectable,
     }  # fmt: skip
+
+
+def detectable_difference(differences, n: int) -> float:
+    """The mean difference that a test of `n` prompts at 5 % sees with a power of 80 %, given the spread of these differences
+    per prompt, which may be of other prompts; nan for one prompt or one difference."""
+    differences = np.asarray(differences, float)
+    if n < 2 or len(differences) < 2:
+        return float("nan")
+    steps = stats.t.ppf(1 - LEVEL / 2, n - 1) + stats.norm.ppf(POWER)
+    return float(steps * differences.std(ddof=1) / np.sqrt(n))
 
 
 def rank_correlation(a, b, confidence: float = 0.95) -> tuple[float, float, float, float]:

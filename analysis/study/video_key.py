@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from .backbone_settings import Backbone, Lora, family_of
 from .files import content_key, write_atomically
+from .input_edits import SOURCES, split
 from .source_hash import import_closure, source_hash
 
 METHODS = Path(__file__).parents[2] / "methods"
@@ -187,12 +188,15 @@ def program_hash(settings: list[dict], pipeline: str, *, blurred: bool = False, 
     needs besides it, and those that blur the reference; of the calibrated blocks of the pipeline's family if they are
     asked for, and of files and folders that a setting names.
 
-    settings: the methods as dictionaries; none if a video is only recorded. Raises ValueError for an unknown method.
+    settings: the methods and edits of inputs as dictionaries; none if a video is only recorded. Raises ValueError for an
+    unknown method.
     """
+    edits, settings = split(settings)
     known = method_files(package)
     if unknown := [s.get("method") for s in settings if s.get("method") not in known]:
         raise ValueError(f"unknown method {unknown[0]!r}; allowed are {', '.join(known)}")
     modules = [known[s["method"]] for s in settings] + ([package / "blur.py"] if blurred else [])
+    modules += [package / source for source in SOURCES if edits]
     files = {file for module in modules for file in import_closure(module, package, SHARED)}
     code = {file.relative_to(package).as_posix(): source_hash(file) for file in sorted(files)}
     found = {"core": core_version(package), "code": code}

@@ -19,6 +19,7 @@ from methods.registry import from_dict
 from ..study.backbone_settings import Backbone
 from ..study.cells import Cell
 from ..study.image_fit import fit_image, open_reference
+from ..study.input_edits import edit_reference, negative_prompt, split
 from .load_backbone import call_arguments, load_pipeline, takes_image
 
 
@@ -72,7 +73,7 @@ def sample_fitted(cell: Cell, backbone: Backbone, reference: Reference | None) -
     """
     pipe = load_pipeline(backbone)
     inputs = pipeline_inputs(pipe, cell, backbone, reference)
-    methods = [from_dict(settings) for settings in json.loads(cell.steering or "[]")]
+    methods = [from_dict(settings) for settings in split(json.loads(cell.steering or "[]"))[1]]
     recorder = record(pipe, **json.loads(cell.record)) if cell.record else nullcontext()
     with steer(pipe, *methods), recorder as recording, torch.inference_mode():
         frames = pipe(**inputs).frames[0]
@@ -100,21 +101,27 @@ def pipeline_inputs(pipe, cell: Cell, backbone: Backbone, reference: Reference |
     """
     generator = torch.Generator().manual_seed(cell.noise)
     accepted, (width, height) = call_arguments(type(pipe)), size_of(backbone, reference)
+    edits, _ = split(json.loads(cell.steering or "[]"))
+    avoided = negative_prompt(edits, backbone.negative_prompt)
+    if avoided != backbone.negative_prompt and cell.guidance_scale <= 1:
+        raise ValueError(
+            f"guidance {cell.guidance_scale:g} has no unconditional branch: the negative prompt {avoided!r} is unused"
+        )
     _check_size(pipe, backbone, accepted, width, height)
-    inputs = {"prompt": cell.prompt, "negative_prompt": backbone.negative_prompt, "height": height, "width": width,
+    inputs = {"prompt": cell.prompt, "negative_prompt": avoided, "height": height, "width": width,
               "num_frames": backbone.frames, "num_inference_steps": backbone.steps, "guidance_scale": cell.guidance_scale,
               "generator": generator, "output_type": "np"}  # fmt: skip
-    if backbone.negative_prompt and "negative_prompt" not in accepted:
-        raise ValueError(
-            f"a {type(pipe).__name__} takes no negative prompt; the backbone's is {backbone.negative_prompt!r}"
-        )
+    if avoided and "negative_prompt" not in accepted:
+        raise ValueError(f"a {type(pipe).__name__} takes no negative prompt; this one is {avoided!r}")
     inputs = {name: value for name, value in inputs.items() if name in accepted}
     if "guidance_scale" not in accepted:
         if getattr(pipe, "guider", None) is None:
             raise ValueError(f"a {type(pipe).__name__} takes no guidance scale")
         pipe.guider = pipe.guider.new(guidance_scale=cell.guidance_scale)
     if "image" in accepted:
-        inputs["image"] = blurred(reference.image, cell.blur)
+        inputs["image"] = blurred(edit_reference(reference.image, edits), cell.blur)
+    elif any(edit["input"] != "negative_prompt" for edit in edits):
+        raise ValueError(f"a {type(pipe).__name__} takes no image; {edits[0]} would edit it")
     if backbone.max_sequence_length is not None:
         inputs["max_sequence_length"] = backbone.max_sequence_length
     if backbone.pipeline.startswith("CogVideoX"):
