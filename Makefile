@@ -12,13 +12,16 @@ unexport PYTHONDONTWRITEBYTECODE
 # The stages call `python`: put the environment's first.
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: repro full test lint docs train-testbed bench lab clean
+.PHONY: repro full loosening test lint docs train-testbed bench lab clean
 
 repro: clone $(VENV)/.installed  ## generate, score, execute the notebooks, rebuild the tables: what is out of date
 	$(RUN) python -m dvc repro $(ARGS)
 
 full: clone $(VENV)/.installed  ## the full-size run, into results/full; hours on 2 cores, resumes
 	$(RUN) python -m dvc repro full/dvc.yaml $(ARGS)
+
+loosening: clone $(VENV)/.installed  ## every remedy at every strength, at full size; a day on 2 cores, resumes
+	$(RUN) python -m dvc repro full/loosening/dvc.yaml $(ARGS)
 
 test: $(VENV)/.installed  ## the test suite, offline
 	$(RUN) python -m pytest -n auto --dist worksteal $(ARGS)

@@ -31,7 +31,7 @@ from .study.results_layout import (
     sweeps_of,
     tables_of,
 )
-from .videos.command_line import MADE, Full, Lineage, Sweeps, Workers, chosen, generate, merge
+from .videos.command_line import MADE, Apart, Full, Lineage, Sweeps, Workers, chosen, generate, merge
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -45,11 +45,12 @@ def settings():
 
 
 @app.command()
-def keys():
-    """Write the keys of the full-size sweeps' cells into build/keys, where stages see whether any changed."""
+def keys(apart: Apart = False):
+    """Write the keys of the full-size sweeps' cells into build/keys, where stages see whether any changed; of those that stand
+    apart into build/keys-apart."""
     from .study.resolved_settings import write_keys
 
-    write_keys(load_parameters(full=True), Path("build/keys"))
+    write_keys(load_parameters(full=True, apart=apart), Path("build/keys-apart" if apart else "build/keys"))
 
 
 @app.command()
@@ -74,10 +75,12 @@ app.command()(merge)
 
 
 @app.command()
-def score(sweeps: Sweeps = None, lineage: Lineage = None, full: Full = False, workers: Workers = None):
+def score(
+    sweeps: Sweeps = None, lineage: Lineage = None, full: Full = False, apart: Apart = False, workers: Workers = None
+):
     """Score the videos of sweeps into results/sweeps/LINEAGE/STUDY/scores.csv, and summarise what was recorded of their
     attention beside it; sweeps whose videos have not changed keep their tables."""
-    parameters = load_parameters(full=full)
+    parameters = load_parameters(full=full or apart, apart=apart)
     files = {s: MADE / "scores" / runs_folder(parameters, s) for s in chosen(parameters, sweeps, lineage)}
     todo = {}
     for sweep, file in files.items():
@@ -102,10 +105,10 @@ def score(sweeps: Sweeps = None, lineage: Lineage = None, full: Full = False, wo
 
 
 @app.command()
-def full(lineage: str, workers: Workers = None):
+def full(lineage: str, apart: Apart = False, workers: Workers = None):
     """Make and score the sweeps of a lineage at full size, one after the other. A sweep whose cells and scoring have not
     changed since its scores were written keeps them, also where its videos are gone."""
-    parameters = load_parameters(full=True)
+    parameters = load_parameters(full=True, apart=apart)
     from .report.full_size_run import make_sweep
     from .videos.generate import default_executor
 
@@ -155,7 +158,7 @@ def describe_full():
 @app.command()
 def count_passes(lineage: str, full: Full = False, workers: Workers = None):
     """Count the passes of the transformer per video of every setting of notebook 14 into RESULTS/passes/LINEAGE.csv."""
-    parameters = load_parameters(full=full)
+    parameters = load_parameters(full=full, apart=full)
     from .videos.count_passes import count_passes
     from .videos.generate import default_executor
 

@@ -78,6 +78,7 @@ def markdown(root: Path) -> str:
     ]  # fmt: skip
     lines += section(root / "dvc.yaml", "The small run", "make repro")
     lines += section(root / "full/dvc.yaml", "The full-size run", "make full")
+    lines += section(root / "full/loosening/dvc.yaml", "Ways to loosen the reference, at full size", "make loosening")
     return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,7 @@ def told(models, capsys):
 
 def test_the_committed_files_are_what_the_command_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    advice.write_advice(load_parameters(full=True), tmp_path / "advice.yaml", tmp_path / "page.md")
+    advice.write_advice(load_parameters(full=True, apart=True), tmp_path / "advice.yaml", tmp_path / "page.md")
     assert (tmp_path / "advice.yaml").read_text() == advice.ADVICE.read_text()
     assert (tmp_path / "page.md").read_text() == advice.PAGE.read_text()
 

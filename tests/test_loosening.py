@@ -196,7 +196,7 @@ def test_the_study_stands_apart():
 
 def test_a_remedy_that_a_model_refuses_says_why(monkeypatch):
     monkeypatch.chdir(ROOT)
-    parameters, remedies = load_parameters(full=True), curves.load_remedies()
+    parameters, remedies = load_parameters(full=True, apart=True), curves.load_remedies()
     scores = made(SCORES)
     found = curves.refusals(parameters, "cogvideox-i2v", remedies, scores)
     assert (

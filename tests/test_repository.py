@@ -60,14 +60,17 @@ def stages_of(file):
 
 
 def test_the_pipeline_is_short_and_says_what_each_stage_is_for():
-    assert sum(len((ROOT / f).read_text().splitlines()) for f in ("dvc.yaml", "full/dvc.yaml")) <= 300
-    for file in ("dvc.yaml", "full/dvc.yaml"):
+    assert (
+        sum(len((ROOT / f).read_text().splitlines()) for f in ("dvc.yaml", "full/dvc.yaml", "full/loosening/dvc.yaml"))
+        <= 360
+    )
+    for file in ("dvc.yaml", "full/dvc.yaml", "full/loosening/dvc.yaml"):
         assert all(len(s.get("do", s).get("desc", "")) > 20 for s in stages_of(file).values())
 
 
 def test_every_lineage_is_made():
     lineages = {lineage_of(s.backbone) for s in load_parameters(ROOT / "params.yaml").sweeps.values()}
-    for file in ("dvc.yaml", "full/dvc.yaml"):
+    for file in ("dvc.yaml", "full/dvc.yaml", "full/loosening/dvc.yaml"):
         pipeline = YAML(typ="safe", pure=True).load((ROOT / file).read_text())
         assert {name for v in pipeline["vars"] for name in v.get("lineages", [])} == lineages
 

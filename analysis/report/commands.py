@@ -125,7 +125,7 @@ def advice():
     from ..study.parameters import load_parameters
     from .advice import ADVICE, PAGE, write_advice
 
-    content = write_advice(load_parameters(full=True))
+    content = write_advice(load_parameters(full=True, apart=True))
     measured = sum(bool(remedy["found"]) for remedy in content["remedies"])
     print(f"{ADVICE} and {PAGE}: {len(content['remedies'])} remedies, {measured} of them measured")
 

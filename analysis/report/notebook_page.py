@@ -31,8 +31,9 @@ SIZES = {"results": False, "results/full": True}
 # Notebooks that the full-size run executes too, in the order of full/dvc.yaml.
 AT_FULL_SIZE = (
     "01_testbed", "02_pilot_blur", "03_attention_entropy", "04_reference_dominance", "07_method_sweeps", "08_paper_tables",
-    "11_focal_guidance", "12_focal_ablation", "13_focal_joint", "14_loosening",
+    "11_focal_guidance", "12_focal_ablation", "13_focal_joint",
 )  # fmt: skip
+APART = ("14_loosening",)  # those of sweeps that stand apart, executed by full/loosening/dvc.yaml
 COLOURS = 64  # of a saved figure: it takes a fifth of the bytes
 
 
@@ -57,7 +58,7 @@ class Page:
     @property
     def smoke(self) -> bool:
         """Whether this is the small run of a study that has a full-size one: it shows that the pipeline works, no more."""
-        return not self.parameters.full_size and self.name in AT_FULL_SIZE
+        return not self.parameters.full_size and self.name in (*AT_FULL_SIZE, *APART)
 
     def found(self, *sentences: str) -> None:
         """Show *What was found*, made of sentences with the numbers of this run. A smoke run states no finding: it says so
@@ -114,10 +115,10 @@ def open_page(name: str, results: str = "results", output: str = "") -> Page:
     """
     if results not in SIZES:
         raise ValueError(f"results is {results!r}; it is one of {', '.join(SIZES)}")
-    if SIZES[results] and name not in AT_FULL_SIZE:
-        raise ValueError(f"{name} has no full-size run; these have one: {', '.join(AT_FULL_SIZE)}")
+    if SIZES[results] and name not in (*AT_FULL_SIZE, *APART):
+        raise ValueError(f"{name} has no full-size run; these have one: {', '.join((*AT_FULL_SIZE, *APART))}")
     os.chdir(repository())
-    parameters = load_parameters(full=SIZES[results])
+    parameters = load_parameters(full=SIZES[results], apart=SIZES[results] and name in APART)
     if (kernel := get_ipython()) is not None:  # papermill or a reader may have changed the parameters
         check_parameters(Path("notebooks", f"{name}.ipynb"), kernel.user_ns, parameters)
     matplotlib.rc_file("matplotlibrc")

@@ -51,8 +51,8 @@ class Sweep(_Strict):
     """A grid of cells: every method, guidance scale and blur, on the first `samples` samples (of `categories`, the main
     ones of the benchmark, if given), for every seed; `full` says how many there are in the full-size run. A sweep without
     `samples` is of the full-size run alone, one without `full` of the small one. `benchmark` is a name in `benchmarks`, for a
-    sweep on other samples than those of `benchmark`. A sweep that stands `apart` is read by its own study only, and not
-    gathered with the others into what notebooks compare."""
+    sweep on other samples than those of `benchmark`. A sweep that stands `apart` is read by its own study only, not gathered
+    with the others into what notebooks compare, and at full size made by a pipeline of its own."""
 
     backbone: str
     samples: Annotated[int, Field(ge=1)] | None = None
@@ -143,10 +143,11 @@ def _parsed(text: str):
     return YAML(typ="safe", pure=True).load(text)
 
 
-def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> Parameters:
+def load_parameters(path: Path | str = "params.yaml", *, full: bool = False, apart: bool = False) -> Parameters:
     """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong.
 
-    full: the sweeps that have a full-size run, with its samples and seeds; else those that have a small one.
+    full: the sweeps that have a full-size run, with its samples and seeds, but for those that stand apart; with `apart` these
+    alone. Else all those that have a small one.
     """
     path = Path(path)
     if not path.is_file():
@@ -162,7 +163,7 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False) -> 
     sweeps = {
         name: sweep.model_copy(update={"samples": sweep.full.samples, "seeds": sweep.full.seeds})
         for name, sweep in parameters.sweeps.items()
-        if sweep.full is not None
+        if sweep.full is not None and sweep.apart == apart
     }
     return parameters.model_copy(update={"sweeps": sweeps, "full_size": True})
 

@@ -69,7 +69,9 @@ def other_runs_folder(parameters: Parameters, sweep: str) -> Path:
 
 def sweep_folder(parameters: Parameters, sweep: str, results: Path | str | None = None) -> Path:
     """The folder of a sweep's scores, film strips and attention tables, in `results` or the folder of `parameters`' run."""
-    return Path(results if results is not None else parameters.results) / "sweeps" / place_of(parameters, sweep)
+    apart = parameters.full_size and parameters.sweeps[sweep].apart
+    place = place_of(parameters, sweep)
+    return Path(results if results is not None else parameters.results) / ("apart" if apart else "sweeps") / place
 
 
 def tables_of(parameters: Parameters, sweep: str) -> list[str]:

@@ -16,6 +16,9 @@ MADE = Path("build/made")  # what the videos and scores on this machine were mad
 Sweeps = Annotated[list[str] | None, typer.Argument(help="names in `sweeps` of params.yaml; all by default")]
 Lineage = Annotated[str | None, typer.Option(help="all sweeps of a lineage, the first part of their backbones' names")]
 Full = Annotated[bool, typer.Option("--full", help="the full-size run: runs/full, results/full")]
+Apart = Annotated[
+    bool, typer.Option("--apart", help="the sweeps that stand apart, at full size: runs/full, results/full/apart")
+]
 Workers = Annotated[int | None, typer.Option(help="processes; one per GPU or per core by default")]
 
 
@@ -25,6 +28,8 @@ def chosen(parameters: Parameters, sweeps: list[str] | None, lineage: str | None
     if sweeps and lineage:
         raise ValueError(f"give names of sweeps or --lineage {lineage}, not both")
     others = [s for s in sweeps or [] if s not in parameters.sweeps] if parameters.full_size else []
+    if others and others[0] in load_parameters(full=True, apart=True).sweeps:
+        raise ValueError(f"sweep {others[0]!r} stands apart from the full-size run: give --apart")
     if others and others[0] in load_parameters().sweeps:
         raise ValueError(f"sweep {others[0]!r} has no full size: give it `full: {{samples: ..., seeds: [...]}}`")
     return sweeps_of(parameters, lineage) if lineage else sweeps or list(parameters.sweeps)
@@ -34,6 +39,7 @@ def generate(
     sweeps: Sweeps = None,
     lineage: Lineage = None,
     full: Full = False,
+    apart: Apart = False,
     workers: Workers = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: only every n-th video; `merge` writes the manifest when all are done")
@@ -54,7 +60,7 @@ def generate(
 ):
     """Make the videos of sweeps of params.yaml in runs/LINEAGE/STUDY, keeping those that exist; status 1 if one could not be
     made."""
-    parameters = load_parameters(full=full)
+    parameters = load_parameters(full=full or apart, apart=apart)
     asked = chosen(parameters, sweeps, lineage)
     files = {s: MADE / "videos" / runs_folder(parameters, s) for s in asked}
     if shard is None and only is None:  # unchanged sweeps are skipped before torch is loaded
@@ -91,6 +97,7 @@ def merge(
     sweeps: Sweeps = None,
     lineage: Lineage = None,
     full: Full = False,
+    apart: Apart = False,
     source: Annotated[
         list[Path] | None,
         typer.Option("--from", help="another machine's runs/ (runs/full with --full), copied first; repeatable"),
@@ -98,7 +105,7 @@ def merge(
 ):
     """Write the manifests of sweeps whose videos were made in shards. Nothing is made: status 1 if a video is missing, failed or
     corrupt, and the manifest says which."""
-    parameters = load_parameters(full=full)
+    parameters = load_parameters(full=full or apart, apart=apart)
     from .generate import merge as merge_sweep
     from .records import count_states
 
