@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from testbed.command_line import run
 
 from .benchmarks import commands as benchmark_commands
 from .report import commands as report_commands
+from .report import full_size_commands
 from .scorers import command, judge_command
 from .search import commands as search_commands
 from .studies import commands as study_commands
@@ -23,12 +23,9 @@ from .study.results_layout import (
     instruments_file,
     lineage_of,
     notebook_folder,
-    passes_file,
     place_of,
     runs_folder,
-    study_of,
     sweep_folder,
-    sweeps_of,
     tables_of,
 )
 from .videos.command_line import MADE, Apart, Full, Lineage, Sweeps, Workers, chosen, generate, merge
@@ -102,72 +99,6 @@ def score(
             made_from.note(file, made_from.of_scores(parameters, sweep))
             means = f"adherence {table['adherence'].mean():.3f}, macro {table['macro'].mean():.3f}"
             print(f"{sweep}: {len(table)} videos, {means}")
-
-
-@app.command()
-def full(lineage: str, apart: Apart = False, workers: Workers = None):
-    """Make and score the sweeps of a lineage at full size, one after the other. A sweep whose cells and scoring have not
-    changed since its scores were written keeps them, also where its videos are gone."""
-    parameters = load_parameters(full=True, apart=apart)
-    from .report.full_size_run import make_sweep
-    from .videos.generate import default_executor
-
-    with default_executor(workers) as executor:
-        for sweep in sweeps_of(parameters, lineage):
-            print(f"{sweep}: {make_sweep(parameters, sweep, executor)}", flush=True)
-
-
-@app.command()
-def verify_full(
-    videos: Annotated[
-        int, typer.Option(help="how many are made again: each method of each sweep once, and more")
-    ] = 240,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
-    accept: Annotated[bool, typer.Option(help="if all are equal, note that this code makes the whole run")] = False,
-    workers: Workers = None,
-):
-    """Make a sample of the full-size run's videos again and compare every score with the written one, in
-    results/full/verified.csv; ends with status 1 if one differs."""
-    parameters = load_parameters(full=True)
-    from .report import verify_full_size as full_size
-    from .videos.generate import default_executor
-
-    out = parameters.results / "verified.csv"
-    with default_executor(workers) as executor:
-        table = full_size.verify(parameters, executor, Path("build/verify"), out, count=videos, seed=seed)
-    same, wrong = (table["differing"] == "").sum(), table[table["wrong"] != ""]
-    print(f"{same} of {len(table)} videos have every score as written, {len(table) - same - len(wrong)} but for the last "
-          f"digit; largest relative difference of {table['statistics'].sum()} recorded statistics: "
-          f"{table['statistics_largest'].max():.1e}")  # fmt: skip
-    if not full_size.is_equal(table):
-        print(wrong[["sweep", "method", "sample", "wrong"]].to_string(), file=sys.stderr)
-        raise typer.Exit(1)
-    if accept:
-        print(f"{full_size.accept(parameters)} sweeps are noted as made by this code")
-
-
-@app.command()
-def describe_full():
-    """Write results/full/README.md: the sweeps of the full-size run, their samples and seeds, and the machine."""
-    from .report.full_size_readme import describe_run
-
-    parameters = load_parameters(full=True)
-    describe_run(parameters, parameters.results / "README.md")
-
-
-@app.command()
-def count_passes(lineage: str, full: Full = False, workers: Workers = None):
-    """Count the passes of the transformer per video of every setting of notebook 14 into RESULTS/passes/LINEAGE.csv."""
-    parameters = load_parameters(full=full, apart=full)
-    from .videos.count_passes import count_passes
-    from .videos.generate import default_executor
-
-    sweeps = [s for s in sweeps_of(parameters, lineage) if study_of(s, lineage).startswith("loosening")]
-    if not sweeps:
-        raise ValueError(f"params.yaml has no sweep loosening of {lineage} in a run of this size")
-    out = passes_file(lineage, parameters.results)
-    with default_executor(workers) as executor:
-        print(count_passes(parameters, sweeps, executor, out).to_string(index=False))
 
 
 @app.command()
@@ -401,7 +332,7 @@ def bench_blocks(
 
 for function in (command.evaluate, command.scorers, judge_command.calibrate_judge, judge_command.import_scores):
     app.command()(function)
-for commands in (benchmark_commands, report_commands, search_commands, study_commands):
+for commands in (benchmark_commands, report_commands, search_commands, study_commands, full_size_commands):
     commands.add_to(app)
 
 if __name__ == "__main__":

@@ -23,10 +23,8 @@ from analysis.study.video_files import read_video, write_video
 from analysis.videos.records import Record, sha256_of, sweep_states, write_record
 
 ROOT = Path(__file__).parent.parent
-SMALL = (
-    f"--checkpoint {ROOT}/testbed/checkpoints/wan-i2v --scheduler own --flow-shift own --vae-dtype own --fit own "
-    "--dtype float32 --width 64 --height 64 --frames 17 --fps 8 --steps 10"
-).split()
+OWN = "--scheduler own --flow-shift own --vae-dtype own --fit own --dtype float32 --width 64 --height 64 --frames 17 --fps 8"
+SMALL = f"--checkpoint {ROOT}/testbed/checkpoints/wan-i2v {OWN} --steps 10".split()
 
 
 def small(folder, samples=3):
