@@ -83,6 +83,9 @@ def _parameters(lineage: str) -> tuple[Parameters, str]:
     if parameters.search is None or lineage not in parameters.search.lineages:
         known = list(parameters.search.lineages) if parameters.search else []
         raise ValueError(f"params.yaml has no search of {lineage!r}; it has {', '.join(known) or 'none'}")
+    focal = parameters.search.lineages[lineage].focal
+    if f"{lineage}-i2v" not in parameters.backbones or focal not in parameters.methods:
+        raise ValueError(f"search.lineages.{lineage} needs a backbone {lineage}-i2v and a method {focal}")
     return parameters, f"{lineage}-i2v"
 
 

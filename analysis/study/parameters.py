@@ -131,9 +131,6 @@ class Parameters(_Strict):
             if place in places:
                 raise ValueError(f"sweeps.{name} and sweeps.{places[place]} would share the folder {'/'.join(place)}")
             places[place] = name
-        for lineage, own in (self.search.lineages if self.search else {}).items():
-            if f"{lineage}-i2v" not in self.backbones or own.focal not in self.methods:
-                raise ValueError(f"search.lineages.{lineage} needs a backbone {lineage}-i2v and a method {own.focal}")
         return self
 
 

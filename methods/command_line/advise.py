@@ -61,7 +61,10 @@ def levels(checkpoint: Checkpoint, steps: int) -> tuple[str, list[float]]:
 
 
 def in_words(checkpoint: Checkpoint, steps: int | None, guidance: float | None) -> str:
-    """The remedies that the pipeline takes, ranked, then those that it refuses, with the reason."""
+    """The remedies that the pipeline takes, ranked, then those that it refuses, with the reason. Raises ValueError for a pipeline
+    without a transformer, TypeError for one of a family that methods do not know."""
+    if not checkpoint.transformers:
+        raise ValueError(f"{checkpoint.pipeline.__name__} has no transformer, in which the remedies act")
     argument = guidance_argument(checkpoint)
     steps = steps or checkpoint.call["num_inference_steps"].default
     guidance = default_guidance(checkpoint) if guidance is None and argument else guidance
