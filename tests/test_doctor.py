@@ -200,5 +200,5 @@ def test_the_page_shows_what_the_commands_print(monkeypatch):
     import command_outputs
 
     text = command_outputs.PAGE.read_text()
-    assert len(command_outputs.BLOCK.findall(text)) == 5
+    assert len(command_outputs.BLOCK.findall(text)) == 6
     assert command_outputs.page(text) == text

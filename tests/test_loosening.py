@@ -163,7 +163,7 @@ def test_adherence_is_of_all_events_alike():
 
 # The study of the repository ------------------------------------------------------------------------------------------
 def test_the_remedies_are_those_of_the_grids():
-    remedies, parameters = curves.load_remedies(), load_parameters(ROOT / "params.yaml", full=True)
+    remedies, parameters = curves.load_remedies(), load_parameters(ROOT / "params.yaml", full=True, apart=True)
     used = {curves.point_of(s, 1.0)[0] for r in remedies for s in r.settings}
     run = {"none"}
     for name, sweep in parameters.sweeps.items():
@@ -186,11 +186,13 @@ def test_the_remedies_are_those_of_the_grids():
 
 
 def test_the_study_stands_apart():
-    for full in (False, True):
-        parameters = load_parameters(ROOT / "params.yaml", full=full)
-        assert all(s.apart == ("loosening" in n) for n, s in parameters.sweeps.items())
-    small, full = (load_parameters(ROOT / "params.yaml", full=f).sweeps for f in (False, True))
-    assert "loosening" not in small and "loosening" in full and "loosening-small" not in full
+    small, full, apart = (
+        load_parameters(ROOT / "params.yaml", **size).sweeps
+        for size in ({}, {"full": True}, {"full": True, "apart": True})
+    )
+    assert all(s.apart == ("loosening" in n) for sweeps in (small, full, apart) for n, s in sweeps.items())
+    assert "loosening" not in small and "loosening-small" in small
+    assert not any("loosening" in n for n in full) and "loosening" in apart and "loosening-small" not in apart
     assert sum(s.samples * len(s.methods) for n, s in small.items() if "loosening" in n) <= 24
 
 

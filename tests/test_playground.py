@@ -77,7 +77,7 @@ def world(tmp_path_factory):
     }
     for entry in given["methods"].values():
         for method in entry:
-            method |= {"clip": str(folder / "clip")} if method["method"] == "focal" else {}
+            method |= {"clip": str(folder / "clip")} if method.get("method") == "focal" else {}
     given["sweeps"] = {"small": {"backbone": "wan-i2v", "samples": 4, "seeds": [0, 1], "guidance_scale": [3.0]}}
     given["notebooks"]["10_playground"] = {"interactive": False, "backbone": "wan-i2v"}
     with (folder / "params.yaml").open("w") as f:

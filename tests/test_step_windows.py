@@ -67,10 +67,15 @@ def contexts(number: int) -> list[ForwardContext]:
 
 def shipped() -> dict[str, list]:
     """{place: its methods} of DyMoS and ALG: params.yaml, the presets, the papers' tables, what the classes publish."""
-    found = {f"params.yaml {name}": [from_dict(part) for part in parts] for name, parts in PARAMETERS.methods.items()}
+    found = {
+        f"params.yaml {name}": [from_dict(part) for part in parts if "method" in part]
+        for name, parts in PARAMETERS.methods.items()
+    }
     for paper, presets in load_presets().items():
         for name, method in presets.methods.items():
-            found[f"presets.yaml {paper} {name}"] = [from_dict(part) for part in method.settings or []]
+            found[f"presets.yaml {paper} {name}"] = [
+                from_dict(part) for part in method.settings or [] if None not in part.values()
+            ]
     found |= {f"DyMoS.published {name}": [DyMoS.published(name)] for name in DYMOS}
     found |= {f"LowPassGuidance.published {name}": [LowPassGuidance.published(name)] for name in LOW_PASS}
     found |= {"a default": [DyMoS(1.0), LowPassGuidance()]}

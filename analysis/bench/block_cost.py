@@ -53,7 +53,7 @@ def settings_of(block: BuiltBlock, attention=flex_attention) -> dict[str, Callab
         FLEX: flex_instead(video_attention(block), attention),
         "AlignVid": lambda: steer(block.called, AlignVid(1.35, **EVERYWHERE)),
         "AlignVid by FlexAttention": flex_instead(align_vid_edits(block, 1.35), attention),
-        "DyMoS": lambda: steer(block.called, DyMoS(0.6, steps=1)),
+        "DyMoS": lambda: steer(block.called, DyMoS(0.6, window="all")),
         "DyMoS by FlexAttention": flex_instead(dymos_edits(block, 0.6), attention),
         "NAG": partial(negative_prompt, block),
         "record, 16 queries a frame": lambda: record(block.called, queries=16),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from copy import deepcopy
 
-from ..study.parameters import Parameters
+from ..study.parameters import Parameters, of_the_small_run
 from ..study.presets import load_presets, presets_of_table, split_table
 from .check_benchmark import benchmark_findings
 from .check_checkpoint import checkpoint_findings, local_folder
@@ -67,7 +67,7 @@ def provisional(raw: dict, missing: list[str]) -> Parameters:
             inside[last] = STAND_INS[last]
         else:
             del inside[last]
-    return Parameters.model_validate(raw)
+    return of_the_small_run(Parameters.model_validate(raw))
 
 
 def _path(raw: dict, dotted: str) -> list[str]:

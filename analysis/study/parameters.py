@@ -140,6 +140,12 @@ def _parsed(text: str):
     return YAML(typ="safe", pure=True).load(text)
 
 
+def of_the_small_run(parameters: Parameters) -> Parameters:
+    """The parameters with those sweeps that have `samples`."""
+    small = {name: sweep for name, sweep in parameters.sweeps.items() if sweep.samples is not None}
+    return parameters.model_copy(update={"sweeps": small})
+
+
 def load_parameters(path: Path | str = "params.yaml", *, full: bool = False, apart: bool = False) -> Parameters:
     """Read and check params.yaml (YAML 1.2, as DVC reads it). Raises ValueError that lists what is wrong.
 
@@ -155,8 +161,7 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False, apa
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {problems}") from None
     if not full:
-        small = {name: sweep for name, sweep in parameters.sweeps.items() if sweep.samples is not None}
-        return parameters.model_copy(update={"sweeps": small})
+        return of_the_small_run(parameters)
     sweeps = {
         name: sweep.model_copy(update={"samples": sweep.full.samples, "seeds": sweep.full.seeds})
         for name, sweep in parameters.sweeps.items()
