@@ -35,7 +35,7 @@ NUMBERS = (4, 10, 30, 40, 50)
 
 # Every shipped setting as it was written before: DyMoS's `steps`, and `schedule`, `start`, `end` and `rate` of ALG.
 STEPS = {
-    "dymos-one-step": 0.1, "dymos-half-steps": 0.5, "dymos-all-steps": 1.0,
+    "dymos-one-step": 0.1, "dymos-analysis": 0.1, "dymos-half-steps": 0.5, "dymos-all-steps": 1.0,
     "wan2.2-i2v-a14b": 0.20, "wan2.1-i2v-14b": 0.25, "hunyuanvideo-1.5": 0.20, "cogvideox-5b": 0.24,
     "dymos-wan2.2": 0.2, "dymos-wan2.1": 0.25, "dymos-hunyuanvideo-1.5": 0.2, "dymos-cogvideox": 0.24,
 }  # fmt: skip

@@ -81,12 +81,16 @@ def load_strips(sweep: str, **settings) -> np.ndarray:
 
 def strips_of(videos: pd.DataFrame, method: str, guidance_scale: float, samples: list[str]) -> np.ndarray:
     """The film strips (n, H, 5 W, 3) of some of the first samples under one setting and its first seed, from the sheet of
-    the sweep that made them."""
+    the first sweep that made them all. Raises ValueError if none did."""
     mine = videos[(videos["method"] == method) & (videos["guidance_scale"] == guidance_scale)]
-    sweep, seed = mine[["sweep", "seed"]].iloc[0]
-    strips = load_strips(sweep, method=method, guidance_scale=guidance_scale, seed=seed)
-    order = list(dict.fromkeys(sweep_table(load_parameters(), sweep, results=SMALL)["sample"]))
-    return strips[[order.index(sample) for sample in samples]]
+    for sweep, seed in mine[["sweep", "seed"]].drop_duplicates("sweep").itertuples(index=False):
+        order = list(dict.fromkeys(sweep_table(load_parameters(), sweep, results=SMALL)["sample"]))
+        if set(samples) <= set(order):
+            strips = load_strips(sweep, method=method, guidance_scale=guidance_scale, seed=seed)
+            return strips[[order.index(sample) for sample in samples]]
+    raise ValueError(
+        f"no sweep of the small run has film strips of {', '.join(samples)} under {method} at {guidance_scale:g}"
+    )
 
 
 def forest(ax, table: pd.DataFrame, names: str, *, line: float = 1.0, **style):

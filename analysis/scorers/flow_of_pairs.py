@@ -6,10 +6,12 @@ is: published thresholds are proportional to the short side, and 256 px is where
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
-from ..scoring.optical_flow import _flow_dis, _flow_farneback, supported_magnitude
+from ..scoring.optical_flow import _flow_farneback, supported_magnitude
 from .scorer import Requires
 from .video import NotScored, Video
 
@@ -40,6 +42,16 @@ def check_side(side: int) -> None:
 
 
 SHARES = (0.05, 0.02)  # of VBench's dynamic degree, and of its static filter
+
+
+@lru_cache
+def _dis(shape: tuple[int, int]):
+    # One for each size: OpenCV's object keeps the coarsest scale that it once chose for a small frame, for larger ones too.
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+
+def _flow_dis(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _dis(a.shape).calc(a, b, None)
 
 
 def _tops(video: Video, a: int, b: int, side: int) -> dict[float, float]:
