@@ -64,10 +64,16 @@ class Page:
         """Show *What was found*, made of sentences with the numbers of this run. A smoke run states no finding: it says so
         and where to read one."""
         if self.smoke:
-            link = f"[the full-size run](../full/{self.name}/{self.name}.ipynb)"
+            whole = f"full/{self.name}/{self.name}.ipynb"
+            made = (repository() / "results" / whole).is_file()
+            where = (
+                f"What was found is in [the full-size run](../{whole})."
+                if made
+                else "The full-size run was not made yet."
+            )
             text = (
                 "> **Smoke run.** So few prompts show that the pipeline works, and no more; differences of many points "
-                f"are chance. What was found is in {link}."
+                f"are chance. {where}"
             )
         else:
             text = "**What was found.** " + " ".join(sentences)
