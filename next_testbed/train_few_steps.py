@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from safetensors.torch import load_file
-from torch import nn
 
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, save_atomically
 
 from .latents import load_all
 from .lineages import module_of
-from .train_transformer import ALL, draw_batch
+from .train_transformer import ALL, draw_batch, start_from
 
 
 def euler_sampler(shift: float) -> DPMSolverMultistepScheduler:
@@ -53,18 +51,6 @@ def guided_jump(velocity, x: torch.Tensor, high: torch.Tensor, low: torch.Tensor
     return (x - end) / (substeps * width)
 
 
-class _Teacher:
-    """The image-to-video model with and without the caption, of latents whose reference channels are given."""
-
-    def __init__(self, own, model: nn.Module, condition, ids, lengths, empty_ids, empty_lengths, tokens):
-        self.own, self.model, self.condition, self.tokens = own, model, condition, tokens
-        self.captions = [(ids, lengths), (empty_ids.expand_as(ids), empty_lengths.expand_as(lengths))]
-
-    def __call__(self, x, sigma):
-        inputs = self.own.model_input(x, self.condition, ALL)
-        return [self.model(inputs, 1000 * sigma, ids, lengths, self.tokens) for ids, lengths in self.captions]
-
-
 def train_few_steps(
     folder: Path,
     *,
@@ -92,8 +78,7 @@ def train_few_steps(
     rank, world = rank_and_world()
     own = module_of(lineage)
     student = own.build_denoiser(folder)
-    student.transformer = own.image_to_video_from(student.transformer)
-    student.load_state_dict(load_file(folder / f"{teacher}.safetensors"))
+    start_from(student, own, folder, teacher)
     student.to(device)
     frozen = copy.deepcopy(student).requires_grad_(False).eval()
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
@@ -112,7 +97,12 @@ def train_few_steps(
             x[mine].to(device) if x is not None else None
             for x in (noisy, ids, lengths, condition, tokens, high, low, time)
         )
-        velocity = _Teacher(own, frozen, condition, ids, lengths, empty_ids, empty_lengths, tokens)
+        captions = [(ids, lengths), (empty_ids.expand_as(ids), empty_lengths.expand_as(lengths))]
+
+        def velocity(x, sigma):
+            inputs = own.model_input(x, condition, ALL)
+            return [frozen(inputs, 1000 * sigma, *caption, tokens) for caption in captions]
+
         target = guided_jump(velocity, noisy, high, low, guidance, substeps)
         own_jump = student(own.model_input(noisy, condition, ALL), time, ids, lengths, tokens)
         return (own_jump - target).square().mean()

@@ -82,7 +82,7 @@ def train_transformer(
     own = module_of(lineage)
     model = own.build_denoiser(folder)
     if name.startswith("i2v"):
-        _start_from(model, own, folder, start)
+        start_from(model, own, folder, start)
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)
@@ -127,7 +127,7 @@ def train_transformer(
         save_atomically(weights, folder / f"{name}.safetensors")
 
 
-def _start_from(model, own, folder: Path, start: str) -> None:
+def start_from(model, own, folder: Path, start: str) -> None:
     """The weights of `<folder>/<start>.safetensors`, and the image-to-video transformer in either case."""
     if start != "t2v":
         model.transformer = own.image_to_video_from(model.transformer)

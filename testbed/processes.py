@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from .cores import usable_cores
+from .parent import end_with_parent
 
 # Without these glibc returns large tensors' memory to the system after every operation; it is read at process start.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
@@ -37,14 +37,8 @@ def run(function: Callable, processes: int, /, *args, **kwargs) -> None:
             raise
 
 
-def _end_with_parent() -> None:
-    mp.parent_process().join()
-    os._exit(1)
-
-
 def _entry(rank, processes, rendezvous, function, args, kwargs):
-    # Processes whose parent was killed would train on, two to a core beside those that are started after it.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if processes > 1:

@@ -80,7 +80,9 @@ def test_what_was_measured_is_told_and_ranks(told, monkeypatch):
              "change high": c + 1, "change p (Holm)": 0.01, "n": 200, "backbone": "wan-i2v"}
             for r, g, c in (("jpeg", 3.0, 9.0), ("noise", 3.0, 12.0), ("blur", 1.0, 30.0))]  # fmt: skip
     matched = pd.DataFrame(rows)
-    content = {r.name: advice._found(matched, r, 1.0) for r in advice.load_remedies()}
+    content = {
+        r.name: advice._found(matched, r, 1.0, load_parameters(ROOT / "params.yaml")) for r in advice.load_remedies()
+    }
     data = advise.load_advice()
     new = data | {"measured": True, "remedies": [r | {"found": content[r["name"]]} for r in data["remedies"]]}
     monkeypatch.setattr(advise, "load_advice", lambda: new)

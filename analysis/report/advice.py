@@ -15,7 +15,7 @@ from ..study.backbone_settings import family_of
 from ..study.files import write_atomically
 from ..study.input_edits import split
 from ..study.parameters import Parameters
-from ..study.results_layout import FULL, lineage_of, notebook_folder
+from ..study.results_layout import FULL, notebook_folder
 from .findings import interval, number
 from .loosening_curves import Remedy, load_remedies, point_of
 
@@ -39,7 +39,7 @@ def advice(parameters: Parameters, results: Path = FULL) -> dict:
             {
                 "name": r.name, "label": r.label, "kind": r.kind, "needs_guidance": r.needs_guidance, "code": r.code,
                 "check": _checkable(parameters, r), "source": r.source, "noise": _noise(r, schedules),
-                "found": _found(matched, r, named["shown"]), "reported": [_reported(published, *cell) for cell in r.reported],
+                "found": _found(matched, r, named["shown"], parameters), "reported": [_reported(published, *cell) for cell in r.reported],
             }
             for r in load_remedies()
         ],
@@ -75,14 +75,14 @@ def _checkable(parameters: Parameters, remedy: Remedy) -> list[dict]:
     return []
 
 
-def _found(matched: pd.DataFrame, remedy: Remedy, loss: float) -> list[dict]:
+def _found(matched: pd.DataFrame, remedy: Remedy, loss: float, parameters: Parameters) -> list[dict]:
     """What the full-size run found at this loss, a row per family, guidance scale and gain; [] where it was not run."""
     if matched.empty:
         return []
     own = matched[(matched["remedy"] == remedy.name) & np.isclose(matched["loss"], loss)]
     return [
         {
-            "family": family_of({"wan": "WanImageToVideoPipeline", "cogvideox": "CogVideoXImageToVideoPipeline"}[lineage_of(row["backbone"])]),
+            "family": family_of(parameters.backbones[row["backbone"]].pipeline),
             "guidance": float(row["guidance_scale"]), "gain": UNITS[row["gain"]], "reached": bool(row["reached"]),
             **{k: round(float(row[c]), 2) for k, c in (("change", "change"), ("low", "change low"), ("high", "change high"))},
             "clear": bool(row["reached"] and row["change p (Holm)"] < 0.05 and row["change low"] > 0),

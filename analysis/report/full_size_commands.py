@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..study.parameters import load_parameters
-from ..study.results_layout import passes_file, study_of, sweeps_of
+from ..study.results_layout import passes_file, sweeps_of
 from ..videos.command_line import Apart, Full, Workers
 
 
@@ -66,8 +66,9 @@ def count_passes(lineage: str, full: Full = False, workers: Workers = None):
     parameters = load_parameters(full=full, apart=full)
     from ..videos.count_passes import count_passes
     from ..videos.generate import default_executor
+    from .loosening_curves import of_this_study
 
-    sweeps = [s for s in sweeps_of(parameters, lineage) if study_of(s, lineage).startswith("loosening")]
+    sweeps = [s for s in sweeps_of(parameters, lineage) if of_this_study(parameters, s)]
     if not sweeps:
         raise ValueError(f"params.yaml has no sweep loosening of {lineage} in a run of this size")
     out = passes_file(lineage, parameters.results)

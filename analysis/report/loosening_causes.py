@@ -13,10 +13,11 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ..study.parameters import Parameters
-from ..study.results_layout import FULL, lineage_of, study_of
+from ..study.results_layout import FULL, lineage_of
 from ..study.significance import holm, mean_and_p, paired, paired_difference, prompt_means, rank_correlation
 from . import labels
 from .findings import interval, number, p_words
+from .loosening_curves import of_this_study
 from .plots import EVENT_NAMES
 from .score_tables import sweep_table
 
@@ -44,7 +45,7 @@ def recorded(parameters: Parameters, backbone: str) -> tuple[pd.DataFrame, pd.Da
     run of this size has none."""
     names = [
         name for name, sweep in parameters.sweeps.items()
-        if sweep.backbone == backbone and sweep.apart and sweep.record and study_of(name, lineage_of(backbone)).startswith("loosening")
+        if of_this_study(parameters, name) and sweep.backbone == backbone and sweep.record
     ]  # fmt: skip
     if not names:
         return pd.DataFrame(), pd.DataFrame()

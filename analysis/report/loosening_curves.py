@@ -82,16 +82,26 @@ def load_scores(parameters: Parameters, backbone: str) -> pd.DataFrame:
     object has to stay. Raises NoTables where none is there."""
     tables = []
     for name, sweep in parameters.sweeps.items():
-        own = study_of(name, lineage_of(backbone)).startswith(STUDY) and sweep.apart
-        if own and sweep.backbone == backbone and sweep.record is None:
+        if of_this_study(parameters, name) and sweep.backbone == backbone and sweep.record is None:
             tables.append(sweep_table(parameters, name))
     if not tables:
         raise NoTables(f"params.yaml has no sweep {STUDY} of {backbone} in a run of this size")
     scores = pd.concat(tables, ignore_index=True)
     blurred = scores["blur"] > 0
     scores["setting"] = scores["method"].where(~blurred, "blur-" + scores["blur"].map("{:g}".format))
-    scores[KEPT] = scores[["background_psnr", "subject_psnr"]].mean(axis=1)
-    return scores.drop_duplicates(["setting", "guidance_scale", "sample", "seed"])
+    return with_kept(scores).drop_duplicates(["setting", "guidance_scale", "sample", "seed"])
+
+
+def of_this_study(parameters: Parameters, sweep: str) -> bool:
+    """Whether a sweep is one of the loosening study's: it stands apart and begins with STUDY, its lineage's name left out."""
+    own = parameters.sweeps[sweep]
+    return own.apart and study_of(sweep, lineage_of(own.backbone)).startswith(STUDY)
+
+
+def with_kept(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with a column KEPT: the mean of the fidelity of background and objects, or of the background alone where no
+    object has to stay, in dB."""
+    return scores.assign(**{KEPT: scores[["background_psnr", "subject_psnr"]].mean(axis=1)})
 
 
 def of_prompts(scores: pd.DataFrame, which: str, order: list[str]) -> pd.DataFrame:

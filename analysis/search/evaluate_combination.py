@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..report.loosening_curves import KEPT
+from ..report.loosening_curves import with_kept
 from ..scoring.score_video import score_video
 from ..study.backbone_settings import Backbone
 from ..study.benchmark_samples import load_samples
@@ -59,7 +59,7 @@ def evaluate(
     combination: Combination, *, parameters: Parameters, backbone: str, split: Split, prompts: Path, runs: Path,
     executor: Executor,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per video with its scores and KEPT. Raises ValueError, with the first reason, if a video cannot be made."""
+    """A row per video with its scores and the fidelity of `with_kept`. Raises ValueError, with the first reason, if a video cannot be made."""
     cells = cells_of(parameters, backbone, combination, split, prompts)
     samples = {s["id"]: s for s in load_samples(prompts)}
     work = partial(make_and_score, backbone=parameters.backbones[backbone], folder=runs, root=Path.cwd())
@@ -69,5 +69,4 @@ def evaluate(
     if len(failed := table[table["status"] != "ok"]):
         raise ValueError(f"{label}: {len(failed)} of {len(table)} videos cannot be made; {failed['reason'].iloc[0]}")
     table.columns = [c.replace("-", "_") for c in table.columns]
-    table[KEPT] = table[["background_psnr", "subject_psnr"]].mean(axis=1)
-    return table
+    return with_kept(table)

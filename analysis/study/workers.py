@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -14,6 +13,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 
 from testbed.cores import usable_cores
+from testbed.parent import end_with_parent
 
 
 class _Pool(ProcessPoolExecutor):
@@ -86,12 +86,6 @@ def stopping(executor: Executor) -> Iterator[Executor]:
 
 
 def _start(initializer: Callable[[], None] | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if initializer is not None:
         initializer()
-
-
-def _end_with_parent() -> None:
-    # A pool whose parent was killed would wait for tasks forever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
