@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..study.results_layout import lineage_of
 from ..study.score_columns import COLUMNS
 from ..study.significance import LEVEL, clear_side, mean_interval
 from . import labels
@@ -20,7 +21,7 @@ TOLD = {"adherence": "adherence (%)", "asked_px": "displacement of the named obj
 def curves_figure(scores: pd.DataFrame, remedies: list[Remedy], base: float, backbone: str, order: list[str]):
     """One curve per remedy: fidelity of what must not change (x) against adherence (above) and displacement (below), a column
     per kind of remedy. A star is what the makers publish; the black mark is the unsteered model, with its intervals."""
-    lineage = backbone.split("-")[0]
+    lineage = lineage_of(backbone)
     figure, axes = plt.subplots(len(GAINS), len(KINDS), figsize=(12.5, 7.4), sharex="row", sharey="row")
     for row, (column, which) in zip(axes, GAINS.items(), strict=True):
         own = of_prompts(scores, which, order)
@@ -29,7 +30,7 @@ def curves_figure(scores: pd.DataFrame, remedies: list[Remedy], base: float, bac
         (x, *ends), (y, *heights) = (_level(plain, c, f) for c, f in ((KEPT, 1.0), (column, factor)))
         for ax, kind in zip(row, KINDS, strict=True):
             mine = [r for r in remedies if r.kind == kind]
-            for colour, remedy in zip(PALETTE, mine, strict=False):
+            for colour, remedy in zip(PALETTE[: len(mine)], mine, strict=True):  # more remedies need more colours
                 points = curve(own, remedy, base, column)
                 if not points:
                     continue
@@ -148,7 +149,7 @@ def defaults_table(remedies: list[Remedy], backbones: list[str]) -> pd.DataFrame
     for remedy in remedies:
         line = {"remedy": remedy.label, "settings by strength": ", ".join(f"`{s}`" for s in remedy.settings)}
         for b in backbones:
-            default = remedy.default_of(b.split("-")[0])
+            default = remedy.default_of(lineage_of(b))
             line[f"published, {labels.backbone(b)}"] = f"`{default}`" if default else "–"
         lines.append(line | {"source": remedy.source})
     return pd.DataFrame(lines)

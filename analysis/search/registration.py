@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ..report.loosening_curves import KEPT
 from ..study.files import content_key, write_atomically
 from ..study.parameters import Parameters
+from ..study.results_layout import lineage_of
 from ..study.significance import detectable_difference
 from .trials import OBJECTIVES, cost_of, ended
 
@@ -71,7 +72,7 @@ def register(
             }
         )
     content = {
-        "lineage": backbone.split("-")[0], "backbone": backbone, "weights": weights,
+        "lineage": lineage_of(backbone), "backbone": backbone, "weights": weights,
         "search": cost_of(study) | {"sampler": "TPE", "seed": search.seed, "made_for": study.user_attrs["made_for"]},
         "guidance_scale": search.guidance_scale, "tuning": search.tuning.model_dump(),
         "held_out": search.held_out.model_dump() | {"key": held_out},
