@@ -71,6 +71,7 @@ def shell():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, shell, monkeypatch):
     monkeypatch.chdir(path.parent)
+    plt.close("all")  # of the tests before this one
     before = files_of_results()
     with matplotlib.rc_context(), pd.option_context("display.max_colwidth", None), capture_output() as captured:
         for cell in nbformat.read(path, as_version=4).cells:
