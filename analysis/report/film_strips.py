@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from ..scoring.blind_controls import blind_scores
+from ..scoring.blind_controls import benchmark, scores_of_copy
 from . import labels
 
 COLOURS = {"followed": "#009E73", "still copy": "#56B4E9", "wrong": "#D55E00", None: "#bbbbbb"}
@@ -20,23 +20,21 @@ GAP, EDGE, ZOOM = 6, 5, 2  # pixels between frames and of the coloured edge, aft
 def outcomes(scores: pd.DataFrame, seed: int) -> pd.Series:
     """What became of each video: "followed" (all questions right), "still copy" (answers as a still copy of the reference
     would be answered) or "wrong", in the order of `scores`, whose samples are those of the benchmark drawn from `seed`."""
-    as_copy = _answers_of_copies(seed, 1 + max(_position(scores, seed)))
-    same = scores["answers"].to_numpy() == as_copy.loc[scores["sample"]].to_numpy()
+    place = {sample: i for i, sample in enumerate(_prompts(seed))}
+    copies = {sample: _answers_of_copy(seed, place[sample]) for sample in scores["sample"].unique()}
+    same = scores["answers"].to_numpy() == scores["sample"].map(copies).to_numpy()
     found = np.where(scores["adherence"] == 1, "followed", np.where(same, "still copy", "wrong"))
     return pd.Series(found, index=scores.index)
 
 
-@lru_cache(maxsize=4)
-def _answers_of_copies(seed: int, count: int) -> pd.Series:
-    copies = blind_scores(seed, count)
-    return copies[copies["video"] == "copy"].set_index("sample")["answers"]
+@lru_cache(maxsize=4096)
+def _answers_of_copy(seed: int, index: int) -> str:
+    return scores_of_copy(*benchmark(seed)[index])["answers"]
 
 
-def _position(scores: pd.DataFrame, seed: int) -> list[int]:
-    from testbed.benchmark import draw_benchmark
-
-    order = {record["id"]: i for i, (record, _, _) in enumerate(draw_benchmark(seed))}
-    return [order[sample] for sample in scores["sample"].unique()]
+@lru_cache(maxsize=2)
+def _prompts(seed: int) -> dict[str, str]:
+    return {record["id"]: record["prompt"] for record, _, _ in benchmark(seed)}
 
 
 def framed(strip: np.ndarray, outcome: str | None = None) -> np.ndarray:
@@ -59,9 +57,7 @@ def by_setting(rows: dict[str, tuple[np.ndarray, pd.DataFrame]], samples: list[s
     rows: {words: (strips (n, H, 5 W, 3), scores of the same n videos)}; samples: ids of the benchmark drawn from `seed`;
     pick: which of the five frames are shown. Raises KeyError for a sample that a setting has not.
     """
-    from testbed.benchmark import draw_benchmark
-
-    prompts, strips, marks = {record["id"]: record["prompt"] for record, _, _ in draw_benchmark(seed)}, {}, {}
+    prompts, strips, marks = _prompts(seed), {}, {}
     for words, (films, scores) in rows.items():
         place = {sample: i for i, sample in enumerate(scores["sample"])}
         ends = outcomes(scores, seed)

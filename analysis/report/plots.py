@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -64,11 +67,17 @@ def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"
     return ax
 
 
+@lru_cache(maxsize=16)
+def _kept(folder: Path, changed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    # A figure asks for one strip after the other, and to decode the sheet takes a tenth of a second.
+    return np.asarray(Image.open(folder / STRIPS)), pd.read_csv(folder / SCORES)
+
+
 def load_strips(sweep: str, **settings) -> np.ndarray:
     """The film strips of a sweep's cell in the small run, (n, H, 5 W, 3), in the benchmark's order; `settings` picks the
     cell. Raises ValueError if they do not pick one."""
     folder = sweep_folder(load_parameters(), sweep, SMALL)  # the small run's, also in figures of the full-size one
-    sheet, scores = np.asarray(Image.open(folder / STRIPS)), pd.read_csv(folder / SCORES)
+    sheet, scores = _kept(folder, (folder / STRIPS).stat().st_mtime_ns)
     side = sheet.shape[1] // 5
     strips = sheet.reshape(-1, side, sheet.shape[1], 3)
     cells = scores.groupby(SETTINGS, sort=False).ngroups
