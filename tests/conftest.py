@@ -17,7 +17,9 @@ from testbed.cores import usable_cores
 # Shells ignore Ctrl-C in what they start in the background, and the commands that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+# `make test ARGS=--hypothesis-profile=thorough` looks for examples that nobody has seen, for a quarter of an hour.
+settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.load_profile("default")
 torch.set_num_threads(1)
 

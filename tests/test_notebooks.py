@@ -5,15 +5,11 @@ import re
 from base64 import b64decode
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
-import pandas as pd
 import papermill
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
-from traitlets.config import Config
+from notebook_session import outputs_of
 
 from analysis.report import notebook_page
 from analysis.study.parameters import load_parameters
@@ -63,28 +59,16 @@ def files_of_results():
     return {p: p.stat().st_mtime_ns for p in (ROOT / "results").rglob("*") if p.is_file()}
 
 
-@pytest.fixture
-def shell():
-    """IPython in this process: a kernel imports for seconds what is here already."""
-    configured = Config({"HistoryManager": {"enabled": False}})
-    yield InteractiveShell.instance(config=configured)
-    InteractiveShell.clear_instance()
-
-
 # The playground makes its videos itself: test_playground.py runs it, twice, with tiny models.
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.stem != "10_playground"], ids=lambda p: p.stem)
-def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, shell, monkeypatch):
+def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     plt.close("all")  # of the tests before this one
     monkeypatch.setattr(
         notebook_page, "png", lambda figure: PIXEL
     )  # to draw takes half of the time; the pipeline draws
     before = files_of_results()
-    with matplotlib.rc_context(), pd.option_context("display.max_colwidth", None), capture_output() as captured:
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code":
-                shell.run_cell(cell.source).raise_error()
-    said = json.dumps([output.data for output in captured.outputs], default=repr)
+    said = json.dumps(outputs_of(path), default=repr)
     assert "What was found." in said or "Smoke run." in said
     assert files_of_results() == before and not plt.get_fignums()
 

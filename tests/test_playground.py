@@ -3,10 +3,10 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from notebook_session import outputs_of
 from PIL import Image
 from random_testbed import cogvideox_backbone
 from ruamel.yaml import YAML
@@ -373,25 +374,28 @@ def test_every_method_of_the_panel_runs(panel):
 
 
 # --- The notebook ----------------------------------------------------------------------------------------------------
-def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world):
-    (world / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks/10_playground.ipynb", world / "notebooks")
+def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world, monkeypatch):
+    """By the command, and in its own folder in a session of this process."""
+    path = world / "notebooks/10_playground.ipynb"
+    path.parent.mkdir()
+    shutil.copy(ROOT / "notebooks/10_playground.ipynb", path)
     shutil.copy(ROOT / "matplotlibrc", world)
-    runs = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-m", "analysis", "notebook", "10_playground"],
-            cwd=world, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        files = sorted(p for p in (world / "results/10_playground").iterdir() if p.is_file())
-        assert len(files) == 6
-        runs.append({p.name: p.read_bytes() for p in files})
-        time.sleep(1)  # times of day would differ
-    text = runs[0]["10_playground.ipynb"].decode()
-    assert "jupyter.widget" not in text and "data:image/gif;base64," in text
-    assert runs[0] == runs[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "notebook", "10_playground"],
+        cwd=world, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first = {p.name: p.read_bytes() for p in (world / "results/10_playground").iterdir() if p.is_file()}
+    text = first.pop("10_playground.ipynb").decode()
     book = nbformat.reads(text, as_version=4)
+    assert "jupyter.widget" not in text and "data:image/gif;base64," in text
+
+    monkeypatch.chdir(path.parent)
+    shown = json.dumps(outputs_of(path, interactive=False, output=str(world / "again")), default=repr)
+    second = {p.name: p.read_bytes() for p in (world / "again").iterdir()}
+    assert second == first and len(first) == 5
+    animations = re.findall(r"data:image/gif;base64,([\w+/=]+)", shown)
+    assert animations and all(animation in text for animation in animations)
     assert (
         "widgets" not in book.metadata and sum("image/png" in str(c.outputs) for c in book.cells if "outputs" in c) == 4
     )

@@ -107,7 +107,7 @@ def stated(place):
 
 def files_of(study):
     """{key: bytes} of the study's videos."""
-    return {p.stem: p.read_bytes() for p in (study.folder / "runs").rglob("*.mkv") if "references" not in p.parts}
+    return {p.stem: p.read_bytes() for p in (study.folder / "runs").rglob("[!.]*.mkv") if "references" not in p.parts}
 
 
 def children_of(pid):
