@@ -376,9 +376,8 @@ def test_every_method_of_the_panel_runs(panel):
 # --- The notebook ----------------------------------------------------------------------------------------------------
 def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world, monkeypatch):
     """By the command, and in its own folder in a session of this process."""
-    path = world / "notebooks/10_playground.ipynb"
-    path.parent.mkdir()
-    shutil.copy(ROOT / "notebooks/10_playground.ipynb", path)
+    (world / "notebooks").mkdir()
+    path = shutil.copy(ROOT / "notebooks/10_playground.ipynb", world / "notebooks")
     shutil.copy(ROOT / "matplotlibrc", world)
     done = subprocess.run(
         [sys.executable, "-m", "analysis", "notebook", "10_playground"],
@@ -390,7 +389,7 @@ def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world,
     book = nbformat.reads(text, as_version=4)
     assert "jupyter.widget" not in text and "data:image/gif;base64," in text
 
-    monkeypatch.chdir(path.parent)
+    monkeypatch.chdir(world / "notebooks")
     shown = json.dumps(outputs_of(path, interactive=False, output=str(world / "again")), default=repr)
     second = {p.name: p.read_bytes() for p in (world / "again").iterdir()}
     assert second == first and len(first) == 5
