@@ -11,6 +11,7 @@ FIXED = {
     "PYTHONHASHSEED": "0",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # with Agg, usual on servers, figures are not shown
     "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment before one of the same name in the home folder
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # in a notebook a bar is a widget, with a new id in every run
 }
 UNSET = ("MATPLOTLIBRC", "PYTHONSTARTUP", "JUPYTER_PATH")  # another style, code and kernel
 

@@ -48,7 +48,8 @@ def curves_figure(scores: pd.DataFrame, remedies: list[Remedy], base: float, bac
                 ax.legend(fontsize=7, loc="best")
         row[0].set_ylabel(TOLD[column])
     where = "without guidance" if base == 1 else f"at guidance {base:g}"
-    figure.suptitle(f"{labels.backbone(backbone)}, {where}", x=0.01, ha="left", fontweight="bold")
+    title = f"{labels.backbone(backbone)}, {where}: what each remedy buys, and the fidelity that it costs; up and right is better"
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
