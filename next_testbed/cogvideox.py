@@ -22,7 +22,7 @@ from testbed.cogvideox import (
     statistics,
 )
 
-from .models import build_tokenizer, text_encoder_settings, tokenize_for_t5
+from .models import SLOTS, build_tokenizer, text_encoder_settings, tokenize_for_t5
 from .pretrained import take_text_encoder
 
 __all__ = ["build_vae", "diffuse", "encode_references", "image_to_video_from", "sample_timesteps", "set_statistics",
@@ -44,6 +44,11 @@ def build_denoiser(folder: Path) -> Denoiser:
 def model_input(noisy: torch.Tensor, condition: torch.Tensor, frames: list[int]) -> torch.Tensor:
     """What the image-to-video transformer is given: the noisy latents with the reference in more channels."""
     return torch.cat([noisy, condition_channels(condition, frames)], dim=1)
+
+
+def call_arguments(scale: float, *, image_to_video: bool) -> dict:
+    """What the pipelines are called with besides prompt, size and reference, for guidance of `scale`."""
+    return {"guidance_scale": scale, "negative_prompt": "", "max_sequence_length": SLOTS}
 
 
 def text_to_video_pipeline(vae, text_encoder, transformer, clip=None) -> CogVideoXPipeline:

@@ -15,6 +15,7 @@ from testbed import processes
 from testbed.trainer import rank_and_world
 
 from .camera import camera_shift
+from .lineages import module_of
 from .oracle import Oracle
 from .world import FRAMES, SIZE
 
@@ -33,28 +34,29 @@ def score(video: np.ndarray, reference: np.ndarray, questions: list[dict]) -> di
 def sample_all(
     checkpoint: Path, benchmark: Path, out: Path, *, samples: int, scales: list[float], steps: int, seed: int = 0
 ) -> None:
-    """Write `<out>/<rank>.csv`: a row per sample and guidance scale, every process its share of the samples."""
+    """Write `<out>/<rank>.csv`: a row per sample and guidance scale, every process its share of the samples. checkpoint: a
+    folder whose name begins with its lineage and kind, such as `wan-i2v-leak`."""
     rank, world = rank_and_world()
     pipe = DiffusionPipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    rows = []
+    lineage, kind = checkpoint.name.split("-")[:2]
+    takes_image, rows = kind == "i2v", []
     for i, sample in list(enumerate(json.loads((benchmark / "meta.json").read_text())[:samples]))[rank::world]:
         reference = Image.open(benchmark / sample["image-path"]).convert("RGB")
-        image = {} if checkpoint.name.endswith("t2v") else {"image": reference}
+        image = {"image": reference} if takes_image else {}
         for scale in scales:
             noise = torch.Generator().manual_seed(seed * 1_000_003 + i)
             with torch.inference_mode():
                 frames = pipe(
                     prompt=sample["prompt"],
-                    negative_prompt="",
                     height=SIZE,
                     width=SIZE,
                     num_frames=FRAMES,
                     num_inference_steps=steps,
-                    guidance_scale=scale,
                     generator=noise,
                     output_type="np",
                     **image,
+                    **module_of(lineage).call_arguments(scale, image_to_video=takes_image),
                 ).frames[0]
             video = (frames * 255).round().clip(0, 255).astype(np.uint8)
             found = score(video, np.asarray(reference), sample["questions"])

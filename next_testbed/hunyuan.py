@@ -230,6 +230,16 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT)
 
 
+def call_arguments(scale: float, *, image_to_video: bool) -> dict:
+    """What the pipelines are called with besides prompt, size and reference, for guidance of `scale`."""
+    return {
+        "true_cfg_scale": scale,
+        "negative_prompt": "",
+        "prompt_template": PROMPT_TEMPLATE if image_to_video else TEXT_TEMPLATE,
+        "max_sequence_length": SLOTS + 4 if image_to_video else SLOTS,
+    }
+
+
 def text_to_video_pipeline(vae, text_encoder, transformer, clip: CLIPModel) -> HunyuanVideoPipeline:
     """Assemble the text-to-video pipeline from trained parts; its text encoder is the LLaVA's language model."""
     return HunyuanVideoPipeline(

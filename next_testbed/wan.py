@@ -46,6 +46,11 @@ def model_input(noisy: torch.Tensor, condition: torch.Tensor, frames: list[int])
     return torch.cat([noisy, condition_channels(condition, frames)], dim=1)
 
 
+def call_arguments(scale: float, *, image_to_video: bool) -> dict:
+    """What the pipelines are called with besides prompt, size and reference, for guidance of `scale`."""
+    return {"guidance_scale": scale, "negative_prompt": ""}
+
+
 def text_to_video_pipeline(vae, text_encoder, transformer, clip: CLIPModel) -> WanPipeline:
     """Assemble the text-to-video pipeline from trained parts; it has no use for CLIP."""
     return WanPipeline(build_tokenizer(), text_encoder, vae, build_scheduler(), transformer)

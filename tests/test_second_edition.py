@@ -1,8 +1,10 @@
 """The second edition of the testbed: its world, its oracle and the text encoders of its third lineage."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +13,8 @@ from next_testbed import hunyuan
 from next_testbed.benchmark import COUNTS, draw_benchmark
 from next_testbed.camera import camera_shift, steady
 from next_testbed.clips import training_clip
+from next_testbed.evaluate import sample_all
+from next_testbed.lineages import module_of
 from next_testbed.models import SLOTS, build_clip, build_llama_tokenizer, build_tokenizer, text_half, vision_half
 from next_testbed.oracle import Oracle
 from next_testbed.train_few_steps import euler_sampler, guided_jump, sampler_levels
@@ -222,3 +226,25 @@ def test_noise_on_the_reference_stays_on_its_first_frame_and_keeps_to_the_most()
     assert share.max() < 0.7 and abs(float(share.mean()) - 0.3) < 0.03
     whole = noised(torch.ones(400, 4, 3, 8, 8), 0.6, torch.Generator().manual_seed(0))
     assert torch.allclose(whole[:, :, 0].flatten(1).mean(1), 1 - share, atol=0.25)
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+@pytest.mark.parametrize("lineage", ["wan", "cogvideox", "hunyuan"])
+def test_a_model_of_every_lineage_is_evaluated(lineage, kind, third, tmp_path):
+    """With random weights and few steps: its pipeline takes what it is called with."""
+    own, clip = module_of(lineage), third[0]
+    torch.manual_seed(0)
+    text, plain = own.build_text_encoder().eval(), own.build_transformer(image_to_video=False)
+    steered = kind == "i2v"
+    build = own.image_to_video_pipeline if steered else own.text_to_video_pipeline
+    transformer = own.image_to_video_from(plain) if steered else plain
+    build(own.build_vae().eval(), text, transformer.eval(), clip).save_pretrained(tmp_path / f"{lineage}-{kind}")
+    (tmp_path / "images").mkdir()
+    samples = draw_benchmark(0, {"push": 1})
+    (tmp_path / "meta.json").write_text(json.dumps([record for record, _, _ in samples]))
+    for record, scene, event in samples:
+        Image.fromarray(render(scene, event, executed=False, frames=1)[0]).save(tmp_path / record["image-path"])
+    given = dict(samples=1, scales=[3.0], steps=2)
+    sample_all(tmp_path / f"{lineage}-{kind}", tmp_path, tmp_path, **given)
+    rows = pd.read_csv(tmp_path / "0.csv")
+    assert list(rows["event"]) == ["push"] and list(rows["guidance"]) == [3]
