@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -54,10 +55,13 @@ def machine(table: pd.DataFrame) -> str:
 
 
 def reasons(table: pd.DataFrame) -> list[str]:
-    """What kept combinations from running, once each."""
-    said = table[table["status"].ne(MEASURED) & table["status"].ne(NOT_RUN)]
-    lines = {f"* {r['model']}, {r['setting']}: *{r['status']}*, {r['reason']}" for _, r in said.iterrows()}
-    return sorted(lines)
+    """What kept combinations from running, a line per reason."""
+    said, lines = table[table["status"].ne(MEASURED) & table["status"].ne(NOT_RUN)], []
+    for (execution, status, reason), rows in said.groupby(["execution", "status", "reason"]):
+        whose = [f"{model} ({', '.join(own['setting'])})" for model, own in rows.groupby("model")]
+        which = "everything" if len(rows) == (table["execution"] == execution).sum() else ", ".join(whose)
+        lines.append(f"* {execution}, {which}: *{status}*, {textwrap.shorten(reason, 200, placeholder=' ...')}")
+    return lines
 
 
 def wrapper(folder: Path) -> str:
