@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The stages call `python`: put the environment's first.
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: repro full loosening test lint docs train-testbed bench lab clean
+.PHONY: repro full loosening test test-all lint docs train-testbed bench lab clean
 
 repro: clone $(VENV)/.installed  ## generate, score, execute the notebooks, rebuild the tables: what is out of date
 	$(RUN) python -m dvc repro $(ARGS)
@@ -23,7 +23,10 @@ full: clone $(VENV)/.installed  ## the full-size run, into results/full; hours o
 loosening: clone $(VENV)/.installed  ## every remedy at every strength, at full size; a day on 2 cores, resumes
 	$(RUN) python -m dvc repro full/loosening/dvc.yaml $(ARGS)
 
-test: $(VENV)/.installed  ## the test suite, offline
+test: $(VENV)/.installed  ## the tests, offline
+	$(RUN) python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed  ## and those that kill processes, compile models or execute notebooks
 	$(RUN) python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed

@@ -17,7 +17,7 @@ from testbed.cores import usable_cores
 # Shells ignore Ctrl-C in what they start in the background, and the commands that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# `make test ARGS=--hypothesis-profile=thorough` looks for examples that nobody has seen, for a quarter of an hour.
+# `make test-all ARGS=--hypothesis-profile=thorough` looks for examples that nobody has seen, for a quarter of an hour.
 settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.load_profile("default")

@@ -131,6 +131,7 @@ def test_every_setting_has_a_row_and_the_gpu_is_not_run(quick, monkeypatch):
     assert set(gpu["tokens"]) == {32760, 17550, 49290, 6144} and gpu["device"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_compiled_block_is_timed_without_compiling_again(quick, monkeypatch):
     """Steered and with FlexAttention, whose contexts are entered anew in every round."""
     kept = {n: COUNTERPART[n] for n in (PLAIN, FLEX, "DyMoS", "DyMoS by FlexAttention")}

@@ -330,6 +330,7 @@ def test_nothing_is_dropped(tmp_path):
 
 
 # What is written ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     for name in ("sweeps", "studies", "bench"):
         (tmp_path / name).symlink_to(ROOT / "results" / name)
@@ -351,6 +352,7 @@ def test_page_and_tables_of_what_was_measured(tmp_path, claims):
     assert row["effect"] == pytest.approx(100 * (changes["focal-joint-full"] - changes["none"]).mean())
 
 
+@pytest.mark.slow
 def test_the_full_page_has_every_claim_once_under_what_it_is_about(claims):
     full = load_parameters(ROOT / "params.yaml", full=True)
     table = decide(claims, Study(ROOT / "results/full", full, claims.models, claims.stand_ins))

@@ -78,6 +78,7 @@ def group_is_gone(group, within=20):
 
 @pytest.mark.parametrize("code", [POOL, TRAINING], ids=["pool", "training"])
 @pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["terminal", "process alone"])
+@pytest.mark.slow
 def test_ctrl_c_ends_a_command_and_its_workers(tmp_path, code, send):
     process = begin(tmp_path, code)
     send(process.pid, signal.SIGINT)
@@ -88,6 +89,7 @@ def test_ctrl_c_ends_a_command_and_its_workers(tmp_path, code, send):
 
 @pytest.mark.parametrize("code", [POOL, TRAINING], ids=["pool", "training"])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_command(tmp_path, code, how):
     process = begin(tmp_path, code)
     os.kill(process.pid, how)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from analysis.papers.compared_changes import compact_table, compared_changes, counts, directions
 from analysis.papers.paper_tables import build_tables
 from analysis.papers.table_pages import AGREEMENT
@@ -10,6 +12,7 @@ from analysis.study.parameters import load_parameters
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_a_comparison_is_one_line_on_every_backbone():
     """A setting of two tables is one line with the cell of most prompts; the other backbone is measured for itself."""
     papers, cells, loaded = build_tables(load_parameters(ROOT / "params.yaml", full=True), ROOT / "results/full")

@@ -159,6 +159,7 @@ def plain(saved):
 
 
 @pytest.mark.parametrize("part", ["blocks", "transformer"])
+@pytest.mark.slow
 def test_methods_act_in_a_compiled_transformer_as_in_the_plain_one(saved, plain, part, monkeypatch):
     """By dynamo's eager backend: what the graphs hold and where they are left is the compiler's, the arithmetic is PyTorch's own."""
     torch._dynamo.reset()
@@ -173,6 +174,7 @@ def test_methods_act_in_a_compiled_transformer_as_in_the_plain_one(saved, plain,
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_native_backends_give_the_same_videos_and_stay_in_their_pipeline(saved, plain):
     before = _AttentionBackendRegistry.get_active_backend()[0]
     for name, atol in (("native", 0.0), ("_native_math", 1e-4)):

@@ -232,6 +232,7 @@ class Deadly(Scorer):
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_one_row_and_workers_do_not_change_the_table(tmp_path):
     """With a scorer behind an entry point of another distribution, as a user would add one."""
     info = tmp_path / "site/deadly-1.dist-info"
@@ -263,6 +264,7 @@ def test_a_worker_that_dies_costs_one_row_and_workers_do_not_change_the_table(tm
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     videos = [write(tmp_path / f"{i}.mkv", panned(9, 96, 128, seed=i)).name for i in range(24)]
     path = manifest(tmp_path, [{"video": name} for name in videos])

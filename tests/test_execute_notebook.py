@@ -107,6 +107,7 @@ def test_a_page_checks_what_its_notebook_was_run_with(monkeypatch):
     assert open_page("07_method_sweeps").name == "07_method_sweeps"
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_notebook(tmp_path):
     write_notebook(tmp_path, "import time\nopen('began', 'w').close()\ntime.sleep(300)")
     shutil.copy(ROOT / "params.yaml", tmp_path)

@@ -61,6 +61,7 @@ def files_of_results():
 
 # The playground makes its videos itself: test_playground.py runs it, twice, with tiny models.
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.stem != "10_playground"], ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     plt.close("all")  # of the tests before this one
@@ -73,6 +74,7 @@ def test_a_notebook_runs_from_its_own_folder_and_writes_nothing(path, monkeypatc
     assert files_of_results() == before and not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path):
     """The quickest one, as a reader opens it: in its folder, where `analysis` has to be found."""
     path = ROOT / "notebooks/09_efficiency.ipynb"

@@ -84,6 +84,7 @@ def test_accelerates_rehooking_does_not_lose_the_steering(pipe):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.slow
 def test_a_compiled_transformer_is_steered(when):
     model, inputs = make("wan2.1-i2v")
     with steer(model, AlignVid(1.5, window="all")):

@@ -362,6 +362,7 @@ def test_errors_are_one_line_and_lose_nothing(panel, monkeypatch):
     assert np.array_equal(panel.pair.videos, pair.videos)
 
 
+@pytest.mark.slow
 def test_every_method_of_the_panel_runs(panel):
     for label, strengths in {"DyMoS": {"gamma": 2.0, "window": [0, 1.0]}, "low-pass guidance": {"factor": 0.1},
                              "Focal Guidance": {"latent": 3.0}, "AlignVid": {"gamma": 3.0, "window": "all"}}.items():  # fmt: skip
@@ -374,6 +375,7 @@ def test_every_method_of_the_panel_runs(panel):
 
 
 # --- The notebook ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world, monkeypatch):
     """By the command, and in its own folder in a session of this process."""
     (world / "notebooks").mkdir()
@@ -384,9 +386,8 @@ def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world,
         cwd=world, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first = {p.name: p.read_bytes() for p in (world / "results/10_playground").iterdir() if p.is_file()}
-    text = first.pop("10_playground.ipynb").decode()
-    book = nbformat.reads(text, as_version=4)
+    first = {p.name: p.read_bytes() for p in (world / "results/10_playground").iterdir()}
+    book = nbformat.reads(text := first.pop("10_playground.ipynb").decode(), as_version=4)
     assert "jupyter.widget" not in text and "data:image/gif;base64," in text
 
     monkeypatch.chdir(world / "notebooks")
@@ -395,6 +396,5 @@ def test_the_notebook_runs_without_widgets_and_gives_the_same_bytes_twice(world,
     assert second == first and len(first) == 5
     animations = re.findall(r"data:image/gif;base64,([\w+/=]+)", shown)
     assert animations and all(animation in text for animation in animations)
-    assert (
-        "widgets" not in book.metadata and sum("image/png" in str(c.outputs) for c in book.cells if "outputs" in c) == 4
-    )
+    pictures = sum("image/png" in str(c.outputs) for c in book.cells if "outputs" in c)
+    assert "widgets" not in book.metadata and pictures == 4

@@ -86,6 +86,7 @@ t.searched(Path({journal!r}), 14, evaluate)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_run_through(tmp_path):
     whole = searched(tmp_path / "whole.journal", 14)
     code = KILLED.format(tests=str(ROOT / "tests"), root=str(ROOT), journal=str(tmp_path / "cut.journal"))
@@ -188,6 +189,7 @@ def test_prompts_are_new_and_of_all_events_alike():
     assert not set(whole.search.tuning.seeds) & set(whole.search.held_out.seeds)
 
 
+@pytest.mark.slow
 def test_videos_are_made_scored_and_confirmed(tmp_path, parameters, monkeypatch):
     monkeypatch.chdir(ROOT)
     prompts = {s: write_prompts(parameters, s, tmp_path / "prompts") for s in ("tuning", "held_out")}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from commands import finish, start
 from PIL import Image
 from small_study import Here, parameters
@@ -23,6 +24,7 @@ RUNS = Path("runs/tiny/real")
 SIZES = ((48, 32), (65, 63), (30, 90), (120, 40), (33, 51))
 
 
+@pytest.mark.slow
 def test_two_shards_one_killed_and_merged_are_the_bytes_of_one_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build("wan2.2-a14b")[0].save_pretrained("tiny")

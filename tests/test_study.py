@@ -62,6 +62,7 @@ def read_parameters(folder):
     return json.loads((folder / "params.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
     process = start(world, "-m", "analysis", "generate", "small", "--workers", "1")
     runs = world / "runs/wan/small"
@@ -93,6 +94,7 @@ def test_a_killed_run_completes_and_scores_count_what_is_broken(world):
     assert (world / "results/sweeps/wan/small/strips.webp").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_a_status_and_the_next_one_goes_on(world):
     parameters = read_parameters(world)
     parameters["sweeps"]["long"] = parameters["sweeps"]["small"] | {"samples": 60}

@@ -25,6 +25,8 @@ from analysis.studies.table_costs import cost_page, costs_of_table
 from analysis.study.presets import load_presets
 from analysis.videos.records import sweep_states
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/gpu-users.md").read_text()
 COMMANDS = [

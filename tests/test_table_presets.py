@@ -159,6 +159,7 @@ def state_all(study):
 
 
 @pytest.mark.parametrize("table", tables_with_presets())
+@pytest.mark.slow
 def test_a_study_of_every_table_asks_for_what_is_unknown_and_has_a_cell_for_every_video(table, bench, tmp_path):
     study = new_study(tmp_path / "s", table, bench)
     rows = {k: p for k, p in presets_of_table(table).items() if not study.of_table.rows[k].missing}

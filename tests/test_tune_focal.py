@@ -237,6 +237,7 @@ if here.is_main_process:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_tune_as_one_does(pipe, clips, tmp_path):
     """Also where one of them has a dropped caption, and so no first pass."""
     (tmp_path / "two.py").write_text(TWO_PROCESSES)

@@ -254,6 +254,7 @@ save_file(projection.state_dict() | {"losses": torch.tensor(losses)}, Path(out) 
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_projection(pipe, backbone, clips, full, tmp_path):
     """Also where one of them has a dropped caption, with which the projection has no gradient."""
     (tmp_path / "two.py").write_text(TWO_PROCESSES)
