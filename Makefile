@@ -24,7 +24,7 @@ loosening: clone $(VENV)/.installed  ## every remedy at every strength, at full 
 	$(RUN) python -m dvc repro full/loosening/dvc.yaml $(ARGS)
 
 test: $(VENV)/.installed  ## the tests, offline
-	$(RUN) python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+	$(RUN) python -m pytest -n auto --dist worksteal -m "not slow" --hypothesis-profile=quick $(ARGS)
 
 test-all: $(VENV)/.installed  ## and those that kill processes, compile models or execute notebooks
 	$(RUN) python -m pytest -n auto --dist worksteal $(ARGS)

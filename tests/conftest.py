@@ -18,7 +18,8 @@ from testbed.cores import usable_cores
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make test-all ARGS=--hypothesis-profile=thorough` looks for examples that nobody has seen, for a quarter of an hour.
-settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)  # of `make test`
 settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.load_profile("default")
 torch.set_num_threads(1)

@@ -178,7 +178,7 @@ def test_methods_act_in_a_compiled_transformer_as_in_the_plain_one(saved, plain,
 def test_native_backends_give_the_same_videos_and_stay_in_their_pipeline(saved, plain):
     before = _AttentionBackendRegistry.get_active_backend()[0]
     for name, atol in (("native", 0.0), ("_native_math", 1e-4)):
-        found, pipe = videos(saved, ("none", "alignvid"), attention_backend=name)
+        found, pipe = videos(saved, ("none", "alignvid", "dymos"), attention_backend=name)
         processors = [m.processor for m in pipe.transformer.modules() if hasattr(m, "processor")]
         assert {p._attention_backend for p in processors} == {AttentionBackendName(name)}
         assert _AttentionBackendRegistry.get_active_backend()[0] == before
