@@ -13,7 +13,7 @@ the layer (section 3.2 finds the weak layers by what leaves them, analysis/atten
 Everything acts in the conditional branch only, the one whose text has the keywords.
 
 The two values depend on the architecture: focal_anchors/image_branch.py for Wan 2.1, which has an image branch, and
-focal_anchors/joint_attention.py for CogVideoX, which has none and needs a trained projection.
+focal_anchors/joint_attention.py for CogVideoX and HunyuanVideo, which have none and need a trained projection.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .core.attention_call import AttentionCall
 from .core.block_lists import choose_blocks
 from .core.forward_context import ForwardContext
 from .core.method_protocol import lists_to_tuples
-from .families import CHRONOEDIT, COGVIDEOX, SKYREELS_V2, WAN, Block, Model
+from .families import CHRONOEDIT, COGVIDEOX, HUNYUAN, SKYREELS_V2, WAN, Block, Model
 from .focal_anchors.image_branch import ImageBranchValues
-from .focal_anchors.joint_attention import JointAttentionValues
+from .focal_anchors.joint_attention import JointAttentionValues, text_places
 from .focal_anchors.keywords import Anchors, find_anchors, load_clip
 from .focal_anchors.pipeline_run import current_run, image_reader, watch_conditions
 from .focal_anchors.placement import place
@@ -51,11 +51,12 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class FocalGuidance:
-    """Focal Guidance for Wan 2.1 image-to-video and, with a trained projection, for CogVideoX image-to-video.
+    """Focal Guidance for Wan 2.1 image-to-video and, with a trained projection, for CogVideoX and HunyuanVideo image-to-video.
 
     clip: folder or hub name of a whole CLIPModel. Its vision half must be the pipeline's image encoder (Wan), or encodes
-        the reference image where the pipeline has none (CogVideoX).
-    weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B.
+        the reference image where the pipeline has none (CogVideoX, HunyuanVideo).
+    weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B, and single-stream
+        blocks 17 to 32 for HunyuanVideo.
     sign: of the cosine between words and patches (Eq. 6); -1 as the paper prints it, 1 for the plain similarity.
     readout: where that cosine is taken. "tokens", as Eq. 6 says: each word's token of the prompt, and the patches of the
         second-to-last layer. CLIP never trained the first to name anything: only a text's end token. "phrase": the end
@@ -72,7 +73,7 @@ class FocalGuidance:
         words, mean over heads: values and tokens lie in spaces that no training aligned, queries and keys do not.
     cache_threshold: in [-1, 1]. cache_from: "previous", the other layers of the step before (the first step has none), or
         "earlier", the other layers of this step that come before the weak one: layers after it cannot be known yet.
-    projection: safetensors file of the anchors' projection (focal_anchors/projection.py) for CogVideoX; None for Wan.
+    projection: safetensors file of the anchors' projection (focal_anchors/projection.py) where attention is joint; None for Wan.
     """
 
     name: ClassVar[str] = "focal"
@@ -117,15 +118,18 @@ class FocalGuidance:
     def check(self, model) -> None:
         """Raise ValueError for a model in which nothing can project the anchors, a block that does not exist, an unusable
         CLIP model, or a projection that is missing, does not fit or is not needed."""
-        joint = model.family == COGVIDEOX and model.image_to_video
+        joint = model.image_to_video and (
+            model.family == COGVIDEOX or (model.family == HUNYUAN and "image" in model.groups)
+        )
         if not joint and not (model.family in (WAN, SKYREELS_V2, CHRONOEDIT) and "image" in model.sites):
             raise ValueError(
                 "FocalGuidance needs something that projects its anchors: the image attention of Wan 2.1 image-to-video, "
-                f"SkyReels-V2 or ChronoEdit, or a CogVideoX image-to-video model with a trained `projection`; not this {model.family}"
+                "SkyReels-V2 or ChronoEdit, or a CogVideoX or HunyuanVideo image-to-video model with a trained `projection`; "
+                f"not this {model.family}"
             )
         if joint and self.projection is None:
             raise ValueError(
-                f"FocalGuidance needs a trained `projection` of its anchors for CogVideoX, which has no image branch; {TRAIN}"
+                f"FocalGuidance needs a trained `projection` of its anchors for {model.family}, which has no image branch; {TRAIN}"
             )
         if not joint and self.projection is not None:
             raise ValueError(
@@ -162,7 +166,7 @@ class FocalGuidance:
         visual = visual.unflatten(-1, (call.value.shape[1], -1))  # (K, H, D)
         value, samples = call.value.clone(), call.conditional()
         for k, positions in enumerate(anchors.tokens):
-            value[samples, :, list(positions)] += self.text * visual[k][None, :, None]
+            value[samples, :, text_places(call, positions)] += self.text * visual[k][None, :, None]
         call.value = value
 
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
@@ -227,8 +231,8 @@ class FocalGuidance:
                 raise ValueError("FocalGuidance: give prompt and image to the pipeline, not their embeddings")
             clip, clip_tokenizer = load_clip(self.clip)
             found = find_anchors(
-                clip, clip_tokenizer, pipe.tokenizer, run.prompt, patches, sign=self.sign, select=self.select,
-                region=self.region, slots=run.text_slots, readout=self.readout, keywords=self.keywords, seen=seen,
+                clip, clip_tokenizer, run.prompt, run.tokens, patches, sign=self.sign, select=self.select,
+                region=self.region, readout=self.readout, keywords=self.keywords, seen=seen,
             )  # fmt: skip
             run.anchors[self] = found
             if not found.words:
@@ -263,7 +267,8 @@ def attention_maps(call: AttentionCall, keywords: tuple[tuple[int, ...], ...]) -
     query, key, scale = call.scaled(slice(call.queries.video.start, call.queries.video.stop), call.video_logits)
     query, key = query[call.conditional()].float(), key[call.conditional()].float()
     words = call.keys.where("text")[-1].nonzero().flatten()
-    member = torch.stack([torch.isin(words, torch.tensor(at, device=words.device)) for at in keywords], 1).float()
+    places = [torch.tensor(text_places(call, at), device=words.device) for at in keywords]
+    member = torch.stack([torch.isin(words, at) for at in places], 1).float()
     total = 0.0
     for head in range(query.shape[1]):  # one head at a time bounds the memory: tokens times words
         total = total + (scale * query[:, head] @ key[:, head][:, words].mT).softmax(-1) @ member

@@ -81,15 +81,21 @@ def test_words_are_found_in_both_tokenizers(pipe):
 def test_anchors_are_weighted_sums_of_patches(pipe):
     clip, clip_tokenizer = load_clip(CLIP)
     patches = pipe.encode_image(picture(), "cpu")[0]
-    found = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=1, select=0.0, region=0.5)
+    found = find_anchors(
+        clip, clip_tokenizer, PROMPT, tokens_of(pipe.tokenizer, PROMPT), patches, sign=1, select=0.0, region=0.5
+    )
     assert set(found.words) <= {w for w, _, _ in words_in(PROMPT)} and found.words
     assert found.similarity.shape[1:] == (8, 8) and found.anchors.shape == (len(found.words), 64)
     for k, word in enumerate(found.words):
         exact = (found.weights[k].flatten()[:, None].double() * patches[1:].double()).sum(0)
         assert torch.allclose(found.anchors[k].double(), exact, atol=1e-5)
         assert found.highest[word] > 0.0 and found.similarity[k].max().item() <= found.highest[word] + 1e-6
-    flipped = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=-1, select=-1.0, region=0.5)
-    both = find_anchors(clip, clip_tokenizer, pipe.tokenizer, PROMPT, patches, sign=1, select=-1.0, region=0.5)
+    flipped = find_anchors(
+        clip, clip_tokenizer, PROMPT, tokens_of(pipe.tokenizer, PROMPT), patches, sign=-1, select=-1.0, region=0.5
+    )
+    both = find_anchors(
+        clip, clip_tokenizer, PROMPT, tokens_of(pipe.tokenizer, PROMPT), patches, sign=1, select=-1.0, region=0.5
+    )
     assert torch.allclose(flipped.similarity, -both.similarity)
 
 
@@ -109,7 +115,7 @@ def test_phrases_point_at_the_object_and_literal_tokens_do_not(pipe):
         patches = pipe.encode_image(Image.fromarray(image), "cpu")[0]
         named = {o.colour: o.colour for o in scene.objects} | {o.shape: o.colour for o in scene.objects}
         one_of_a_kind = {w for w in named if [w in (o.colour, o.shape) for o in scene.objects].count(True) == 1}
-        common = (clip, clip_tokenizer, pipe.tokenizer, sample["prompt"], patches)
+        common = (clip, clip_tokenizer, sample["prompt"], tokens_of(pipe.tokenizer, sample["prompt"]), patches)
         for readout, found in areas.items():
             anchors = find_anchors(*common, sign=1, select=-1.0, region=0.5, readout=readout)
             for word in one_of_a_kind & set(anchors.words):

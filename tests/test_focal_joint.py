@@ -17,7 +17,7 @@ from tiny_pipelines import build
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from methods import AlignVid, DyMoS, FocalGuidance, LowPassGuidance, record, steer
-from methods.focal_anchors.keywords import find_anchors, load_clip
+from methods.focal_anchors.keywords import find_anchors, load_clip, tokens_of
 from methods.focal_anchors.pipeline_run import current_run
 from methods.focal_anchors.projection import AnchorProjection, clip_hash, encode_reference, sizes
 from methods.registry import from_dict, to_dict
@@ -230,7 +230,9 @@ def test_anchors_are_those_of_clips_own_vision_half(pipe, files):
     processor = CLIPImageProcessorPil.from_pretrained(f"{WAN}/image_processor")
     pixels = processor(images=picture(), return_tensors="pt")
     patches = encoder(**pixels, output_hidden_states=True).hidden_states[-2][0]
-    exact = find_anchors(*load_clip(CLIP), pipe.tokenizer, PROMPT, patches, sign=1, select=-1.0, region=0.5)
+    exact = find_anchors(
+        *load_clip(CLIP), PROMPT, tokens_of(pipe.tokenizer, PROMPT), patches, sign=1, select=-1.0, region=0.5
+    )
     image = pipe.video_processor.preprocess(picture(), 64, 64)
     assert torch.allclose(encode_reference(CLIP, image), patches, atol=1e-5)
     assert torch.equal(encode_reference(CLIP, image), encode_reference(CLIP, image.bfloat16()))

@@ -62,8 +62,13 @@ def tokens_of(tokenizer, prompt: str, length: int | None = None) -> list[list[in
     """Positions, among the tokens of `prompt` cut to `length`, of each of its words; an empty list for a word beyond the cut."""
     cut = {} if length is None else {"truncation": True, "max_length": length}
     offsets = tokenizer(prompt, return_offsets_mapping=True, **cut)["offset_mapping"]
-    spans = [(i, a, b) for i, (a, b) in enumerate(offsets) if b > a]
-    return [[i for i, a, b in spans if a < end and b > start] for _, start, end in words_in(prompt)]
+    return tokens_in(dict(enumerate(offsets)), prompt)
+
+
+def tokens_in(spans: dict[int, tuple[int, int]], prompt: str) -> list[list[int]]:
+    """Tokens of each word of a prompt. spans: token -> (start, end) in characters, empty for one that stands for nothing."""
+    real = [(i, a, b) for i, (a, b) in spans.items() if b > a]
+    return [[i for i, a, b in real if a < end and b > start] for _, start, end in words_in(prompt)]
 
 
 def similarity(text: torch.Tensor, patches: torch.Tensor, sign: int) -> torch.Tensor:
@@ -107,17 +112,17 @@ def prominence(similar: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def find_anchors(
-    clip, clip_tokenizer, tokenizer, prompt: str, patches: torch.Tensor, *, sign: int, select: float, region: float,
-    slots: int | None = None, readout: str = "tokens", keywords: str = "similarity", seen: tuple[float, float] = (1.0, 1.0),
+    clip, clip_tokenizer, prompt: str, tokens: list[list[int]], patches: torch.Tensor, *, sign: int, select: float,
+    region: float, readout: str = "tokens", keywords: str = "similarity", seen: tuple[float, float] = (1.0, 1.0),
 ) -> Anchors:  # fmt: skip
     """The keywords of a prompt and their anchors.
 
-    patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
+    tokens: of each of its words (`words_in`) among the text tokens that the video model is given; a word without any is
+    ignored. patches: (1 + h w, D), the image encoder's second-to-last hidden states with the class token first; h = w. Text tokens
     and patches are mapped into CLIP's common space by the model's own final norms and projections: that is the space in
     which its two halves were trained to agree. A word of several CLIP tokens has the mean of their features.
-    select: a word is a keyword if its largest similarity, or its prominence, exceeds this. slots: number of text tokens
-    that the video model is given; words beyond them are ignored. readout, keywords: see FocalGuidance. seen: of the
-    frame, by the patches. Raises ValueError if the image encoder is not the CLIP model's.
+    select: a word is a keyword if its largest similarity, or its prominence, exceeds this. readout, keywords: see
+    FocalGuidance. seen: of the frame, by the patches. Raises ValueError if the image encoder is not the CLIP model's.
     """
     if patches.shape[-1] != clip.config.vision_config.hidden_size:
         raise ValueError(
@@ -134,9 +139,8 @@ def find_anchors(
     length = len(hidden)
     places: dict[str, tuple[list[int], list[int], list[str]]] = {}  # a word that occurs twice is one word
     for (word, _, _), phrase, a, b in zip(
-        words_in(prompt), preceded(prompt), tokens_of(clip_tokenizer, prompt), tokens_of(tokenizer, prompt, slots),
-        strict=True,
-    ):  # fmt: skip
+        words_in(prompt), preceded(prompt), tokens_of(clip_tokenizer, prompt), tokens, strict=True
+    ):
         a = [i for i in a if i < length]
         if a and b:
             at = places.setdefault(word.lower(), ([], [], []))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from dataclasses import dataclass, field
 
 import torch
 
 from ..core.interception import replace_attribute
-from .keywords import Anchors
+from ..core.prompt_words import tokenize
+from ..families import family_of
+from .keywords import Anchors, tokens_in, tokens_of
 from .placement import share_seen
 
 
@@ -16,14 +19,14 @@ from .placement import share_seen
 class PipelineRun:
     """State of one pipeline call. Each FocalGuidance that is attached has its own entries in the dictionaries.
 
-    text_slots: text tokens that the model is given. patches: (1 + h w, D), the image encoder's second-to-last hidden
+    tokens: of each word of the prompt, among the text tokens that the model is given. patches: (1 + h w, D), the image encoder's second-to-last hidden
     states. image: (1, 3, H, W) in [-1, 1], where the pipeline has no image encoder. seen: what the patches span of the frame.
     anchors: guidance -> Anchors. values: guidance -> ImageBranchValues or JointAttentionValues.
     similarity_maps: (guidance, step) -> {block position: (B, K, L) similarity}.
     """
 
     prompt: str | None = None
-    text_slots: int | None = None
+    tokens: list[list[int]] | None = None
     patches: torch.Tensor | None = None
     image: torch.Tensor | None = None
     seen: tuple[float, float] = (1.0, 1.0)
@@ -62,20 +65,33 @@ def watch_conditions(pipe):
     Returns an undo. While they are wrapped, the pipeline raises ValueError for more than one prompt.
     """
     encode_prompt, name = pipe.encode_prompt, image_reader(pipe)
-    read_image = getattr(pipe, name)
+    read_image, signature = getattr(pipe, name), inspect.signature(encode_prompt)
     has_image_encoder = name == "encode_image"
+    # HunyuanVideo's pipeline reads the image first, then encodes the prompt with it, and the negative prompt by a second call.
+    image_first = "image" in signature.parameters
 
-    def noting_prompt(prompt, *args, **kwargs):
+    def starting(*args, **kwargs):
+        start_run(pipe, None)
+        return check_inputs(*args, **kwargs)
+
+    def noting_prompt(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        prompt = bound.arguments["prompt"]
         if isinstance(prompt, list):
             if len(prompt) != 1:
                 raise ValueError(f"FocalGuidance makes one video at a time, not {len(prompt)}")
             prompt = prompt[0]
-        from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean  # what Wan's pipeline tokenizes
+        if not image_first:
+            from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean  # what Wan's pipeline tokenizes
 
-        tokenized = prompt_clean(prompt) if has_image_encoder and prompt is not None else prompt
-        run = start_run(pipe, tokenized)
-        out = encode_prompt(prompt, *args, **kwargs)
-        run.text_slots = out[0].shape[1]
+            prompt = prompt_clean(prompt) if has_image_encoder and prompt is not None else prompt
+            run = start_run(pipe, prompt)
+        elif (run := current_run(pipe)).prompt is not None:
+            return encode_prompt(*args, **kwargs)
+        out = encode_prompt(*args, **kwargs)
+        if prompt is not None:
+            run.prompt, run.tokens = prompt, word_tokens(pipe, prompt, bound.arguments, out[0].shape[1])
         return out
 
     def noting_image(*args, **kwargs):
@@ -90,4 +106,18 @@ def watch_conditions(pipe):
         return out
 
     undo = [replace_attribute(pipe, "encode_prompt", noting_prompt), replace_attribute(pipe, name, noting_image)]
+    if image_first:
+        check_inputs = pipe.check_inputs
+        undo.append(replace_attribute(pipe, "check_inputs", starting))
     return lambda: [u() for u in undo]
+
+
+def word_tokens(pipe, prompt: str, arguments: dict, count: int) -> list[list[int]]:
+    """Tokens of each word of a prompt among the text tokens that the model is given; none for a word beyond them. arguments:
+    of `pipe.encode_prompt`, by name; count: tokens that it gave, those of an image encoder among them."""
+    if "image" not in arguments:
+        return tokens_of(pipe.tokenizer, prompt, count)
+    family = family_of(pipe.transformer)
+    spans = tokenize(family, pipe, prompt, arguments).spans
+    text = count - (family.image_tokens(pipe.transformer, pipe, "cond") or 0)
+    return tokens_in({i: span for i, span in spans.items() if i < text}, prompt)
