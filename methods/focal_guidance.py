@@ -55,8 +55,8 @@ class FocalGuidance:
 
     clip: folder or hub name of a whole CLIPModel. Its vision half must be the pipeline's image encoder (Wan), or encodes
         the reference image where the pipeline has none (CogVideoX, HunyuanVideo).
-    weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B, and single-stream
-        blocks 17 to 32 for HunyuanVideo.
+    weak: the semantic-weak blocks, as `blocks` of AlignVid; the paper lists 11 to 26 for Wan 2.1 14B, and the
+        single-stream blocks 17 to 32 for HunyuanVideo ("hunyuanvideo-i2v-13b-weak").
     sign: of the cosine between words and patches (Eq. 6); -1 as the paper prints it, 1 for the plain similarity.
     readout: where that cosine is taken. "tokens", as Eq. 6 says: each word's token of the prompt, and the patches of the
         second-to-last layer. CLIP never trained the first to name anything: only a text's end token. "phrase": the end

@@ -1,4 +1,4 @@
-"""The testbed's CogVideoX pipelines with random weights, saved as checkpoints: joint attention with rotary positions."""
+"""The testbed's pipelines with joint attention and random weights, saved as checkpoints."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from analysis.study.parameters import Backbone
+from next_testbed import hunyuan
+from next_testbed.models import build_clip
 from testbed import cogvideox
 from testbed.models import SLOTS
 
@@ -27,6 +29,25 @@ def cogvideox_backbone(folder: Path, *, image_to_video: bool = True) -> Backbone
     return Backbone(
         checkpoint=str(folder), pipeline=f"CogVideoX{kind}Pipeline", dtype="float32", height=64, width=64, frames=9,
         fps=8, steps=2, negative_prompt="", max_sequence_length=SLOTS,
+    )  # fmt: skip
+
+
+def hunyuan_backbone(folder: Path) -> Backbone:
+    """Write a random HunyuanVideo-type image-to-video checkpoint into `folder`; a backbone of 9 frames and two steps."""
+    torch.manual_seed(0)
+    transformer = hunyuan.build_transformer(image_to_video=True)
+    for name, parameter in transformer.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)
+        elif "norm_q" in name or "norm_k" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    parts = hunyuan.build_vae().eval(), hunyuan.build_text_encoder().eval(), transformer.eval(), build_clip().eval()
+    hunyuan.image_to_video_pipeline(*parts).save_pretrained(folder)
+    call = hunyuan.call_arguments(1.0, image_to_video=True)
+    return Backbone(
+        checkpoint=str(folder), pipeline="HunyuanVideoImageToVideoPipeline", dtype="float32", height=64, width=64, frames=9,
+        fps=8, steps=2, negative_prompt="", max_sequence_length=call["max_sequence_length"],
+        call={"prompt_template": call["prompt_template"]},
     )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ import analysis.tuning.training_loop as post_training
 from analysis.study.parameters import load_parameters
 from analysis.study.video_files import write_video
 from analysis.study.video_key import weights_hash
-from analysis.tuning.encode_clips import SLOTS, Shards, encode_clips, from_folder, from_world
+from analysis.tuning.encode_clips import Shards, encode_clips, from_folder, from_world
 from analysis.tuning.training_loop import Tuning, order, tune, tuned_parameters, weak_blocks
 from analysis.tuning.tune_focal_guidance import guidances, read_settings, tune_focal
+from analysis.tuning.wan import SLOTS
 from analysis.videos.generate import load_pipeline
 from analysis.videos.tuned_weights import load_delta
 from methods import FocalGuidance
@@ -50,8 +51,8 @@ def small_clips(count=3):
 @pytest.fixture(scope="module")
 def clips(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    encode_clips(pipe, FULL, small_clips(), folder)
-    return Shards(folder, 3)
+    encode_clips(pipe, FULL, small_clips(), folder, slots=SLOTS, call={})
+    return Shards(folder, 3, SLOTS)
 
 
 def run(pipe, clips, folder, guidance=FULL, tuning=SHORT, name="run", **options):
@@ -72,7 +73,7 @@ def test_encoded_clips_are_what_the_pipeline_gives_its_transformer(pipe, clips):
     handle.remove()
     clip, channels = clips[1], pipe.vae.config.z_dim
     assert torch.equal(clip.condition, seen["hidden_states"][:, channels:])
-    assert torch.equal(clip.text, seen["encoder_hidden_states"]) and clip.text.shape[1] == SLOTS
+    assert torch.equal(clip.text.states, seen["encoder_hidden_states"]) and clip.text.states.shape[1] == SLOTS
     assert torch.equal(clip.image, seen["encoder_hidden_states_image"])
     mean, std = (
         torch.tensor(v).view(1, -1, 1, 1, 1) for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
@@ -80,19 +81,19 @@ def test_encoded_clips_are_what_the_pipeline_gives_its_transformer(pipe, clips):
     assert torch.allclose(clip.latent, (exact - mean) / std, atol=1e-5)
     assert clip.caption == caption and clip.found.words and len(clip.found.tokens) == len(clip.found.anchors)
     assert torch.equal(
-        clips.empty, pipe.encode_prompt("", do_classifier_free_guidance=False, max_sequence_length=512)[0]
+        clips.empty.states, pipe.encode_prompt("", do_classifier_free_guidance=False, max_sequence_length=512)[0]
     )
 
 
 def test_shards_that_exist_are_kept_and_processes_share_the_rest(pipe, clips, tmp_path, monkeypatch):
     whole = [clips[i] for i in range(3)]
     monkeypatch.setattr("analysis.tuning.encode_clips.SHARD", 1)
-    encode_clips(pipe, FULL, small_clips(), tmp_path, rank=1, world=2)
+    encode_clips(pipe, FULL, small_clips(), tmp_path, slots=SLOTS, call={}, rank=1, world=2)
     assert [p.name for p in sorted(tmp_path.glob("clips-*"))] == ["clips-0001.safetensors"]
     when = (tmp_path / "clips-0001.safetensors").stat().st_mtime_ns
-    encode_clips(pipe, FULL, small_clips(), tmp_path)
+    encode_clips(pipe, FULL, small_clips(), tmp_path, slots=SLOTS, call={})
     assert (tmp_path / "clips-0001.safetensors").stat().st_mtime_ns == when
-    again = Shards(tmp_path, 3)
+    again = Shards(tmp_path, 3, SLOTS)
     assert all(torch.equal(again[i].latent, clip.latent) for i, clip in enumerate(whole))
     assert all(again[i].found.tokens == clip.found.tokens for i, clip in enumerate(whole))
 
@@ -231,7 +232,7 @@ from test_tune_focal import CHECKPOINT, SHORT, FULL, WEAK, Shards, WanImageToVid
 torch.set_num_threads(1)
 here, clips, out = PartialState(cpu=True), Path(sys.argv[1]), Path(sys.argv[2])
 pipe = WanImageToVideoPipeline.from_pretrained(CHECKPOINT)
-tensors, losses, _ = tune(pipe, FULL, WEAK, Shards(clips, 3), SHORT, out / "state.safetensors")
+tensors, losses, _ = tune(pipe, FULL, WEAK, Shards(clips, 3, 512), SHORT, out / "state.safetensors")
 if here.is_main_process:
     save_file(tensors | {"losses": torch.tensor(losses)}, out / "two.safetensors")
 """

@@ -18,8 +18,8 @@ import analysis.tuning.training_loop as post_training
 from analysis.study.cells import expand
 from analysis.study.parameters import Sweep, load_parameters
 from analysis.study.video_key import program_hash
+from analysis.tuning.cogvideox import check_pipeline, draw_time, noised
 from analysis.tuning.encode_clips import Shards, encode_clips, from_world
-from analysis.tuning.joint_attention import check_pipeline, draw_time, noised
 from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
 from analysis.tuning.tune_focal_guidance import guidances, new_projection, read_settings, section_of, tune_focal
 from analysis.videos.generate import load_pipeline, sample_video
@@ -80,7 +80,7 @@ def small_clips(count=3):
 @pytest.fixture(scope="module")
 def clips(pipe, full, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    encode_clips(pipe, full, small_clips(), folder, slots=SLOTS)
+    encode_clips(pipe, full, small_clips(), folder, slots=SLOTS, call={})
     return Shards(folder, 3, SLOTS)
 
 
@@ -119,7 +119,7 @@ def test_the_model_is_given_what_its_pipeline_gives_it(pipe, clips):
     assert (clip.condition[:, 1:] == 0).all() and (clip.condition[:, :1] != 0).any()
     assert torch.equal(inputs["encoder_hidden_states"], seen["encoder_hidden_states"])
     assert all(torch.equal(a, b) for a, b in zip(inputs["image_rotary_emb"], seen["image_rotary_emb"], strict=True))
-    assert torch.equal(clips.empty, empty) and torch.allclose(clip.latent, exact, atol=1e-5)
+    assert torch.equal(clips.empty.states, empty) and torch.allclose(clip.latent, exact, atol=1e-5)
     share = pipe.scheduler.alphas_cumprod[time].double()
     x, n = clip.latent.double(), noise.double()
     noisy = share.sqrt() * x + (1 - share).sqrt() * n

@@ -3,27 +3,31 @@
 | family | latents | prediction | noise | clean video |
 |---|---|---|---|---|
 | Wan | (C, F, H, W) | velocity v = noise - clean at level s | x + (1 - s) v | x - s v |
+| HunyuanVideo | (C, F, H, W) | as Wan | as Wan | as Wan |
 | CogVideoX | (F, C, H, W) | v = a noise - b clean, x = a clean + b noise | a v + b x | a x - b v |
 
-a and b are the roots of alphas_cumprod and of the rest at the call's timestep.
+a and b are the roots of alphas_cumprod and of the rest at the call's timestep. A HunyuanVideo whose reference frame stays
+clean (token_replace) predicts nothing for it: there v counts as 0.
 """
 
 from __future__ import annotations
 
 import torch
 
-from methods.families import COGVIDEOX, WAN
+from methods.families import COGVIDEOX, HUNYUAN, WAN
 
 
 def noisy_and_prediction(transformer, inputs: dict, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, v), each (C, F, H, W) float32: of the first sample, the noisy latents that went in, without the channels of a
     condition, and what came out. inputs: the call's arguments by name. Raises ValueError for another family."""
-    frames_first, family = {WAN: False, COGVIDEOX: True}, type(transformer).__name__
+    frames_first, family = {WAN: False, HUNYUAN: False, COGVIDEOX: True}, type(transformer).__name__
     if family not in frames_first:
-        raise ValueError(f"noise is estimated for {WAN} and {COGVIDEOX}, not for {family}")
+        raise ValueError(f"noise is estimated for {WAN}, {HUNYUAN} and {COGVIDEOX}, not for {family}")
     x, v = inputs["hidden_states"][0].float(), prediction[0].float()
     if frames_first[family]:
         x, v = x.transpose(0, 1), v.transpose(0, 1)
+    if family == HUNYUAN and transformer.config.image_condition_type == "token_replace":
+        v = torch.cat([torch.zeros_like(v[:, :1]), v[:, 1:]], 1)
     return x[: transformer.config.out_channels], v
 
 

@@ -7,10 +7,11 @@ with low Moran's I semantically weak. The maps are taken in two spaces:
     hidden      cosine of a block's output with the embedded text, z_t^l and c_text in the paper
     attention   mean over heads of q.k / sqrt(d) between video queries and text keys, as the model itself compares them
 
-The embedded text is what enters the first block: the output of Wan's text embedder, or of the text projection in
-CogVideoX's patch embedding, whose blocks go on to change it. The block's output was never trained to lie near the text
-features, so the first space is a convention, the second is what acts: in Wan the logits of the text cross-attention, in
-CogVideoX those of the joint attention, where rotary positions turn the video queries and leave the text keys.
+The embedded text is what enters the first block: the output of Wan's text embedder, of the text projection in CogVideoX's
+patch embedding, or of HunyuanVideo's token refiner, whose blocks go on to change it. The block's output was never trained to
+lie near the text features, so the first space is a convention, the second is what acts: in Wan the logits of the text
+cross-attention, in the others those of the joint attention, where rotary positions turn the video queries and leave the text
+keys.
 
 Words that name nothing ("a", "then") are measured beside the keywords: a map that is as coherent for them says more about
 the layer than about the word.
@@ -32,7 +33,7 @@ import torch.nn.functional as F
 
 from methods.core.attention_call import AttentionCall
 from methods.core.steer import attach
-from methods.families import COGVIDEOX, WAN
+from methods.families import COGVIDEOX, HUNYUAN, WAN, block_modules
 from testbed.world import COLOURS, SHAPES
 
 from ..study.cells import Cell
@@ -56,10 +57,10 @@ def normalised(maps: np.ndarray) -> np.ndarray:
 def word_positions(tokenizer, prompt: str) -> dict[str, list[int]]:
     """The prompt's words, in order of appearance, with the positions of their tokens (a word may occur twice)."""
     words: dict[str, list[int]] = {}
-    ids = tokenizer(prompt).input_ids
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
     for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
         word = token.removeprefix("▁")
-        if word.isalpha():  # neither a full stop nor the end token
+        if word.isalpha():  # no full stop
             words.setdefault(word, []).append(position)
     return words
 
@@ -81,12 +82,13 @@ class WordMaps:
     maps: dict[tuple[str, int, int], np.ndarray] = field(default_factory=dict)
     _text: torch.Tensor | None = field(default=None, repr=False)  # embedded text (1, L, C)
     _step: int = field(default=-1, repr=False)
+    _before: int = field(default=0, repr=False)  # tokens of an image encoder, before the words
     _grid: tuple[int, int, int] = field(default=(0, 0, 0), repr=False)
 
     def check(self, model) -> None:
         """Raise ValueError for a model whose text tokens are not those of its tokenizer, in the same order."""
-        if model.family not in (WAN, COGVIDEOX):
-            raise ValueError(f"similarity maps are read from {WAN} and {COGVIDEOX}, not from {model.family}")
+        if model.family not in (WAN, COGVIDEOX, HUNYUAN):
+            raise ValueError(f"similarity maps are read from {WAN}, {COGVIDEOX} and {HUNYUAN}, not from {model.family}")
 
     def active(self, model, context, block, site: str) -> bool:
         """In the text cross-attention or joint attention of every block."""
@@ -102,6 +104,7 @@ class WordMaps:
         if last >= key.shape[2]:
             raise ValueError(f"the prompt has a word at token {last}; the model gets {key.shape[2]} text tokens")
         self._step, self._grid = call.context.step, call.layout.grid
+        self._before = int(call.keys.where("image").sum())
         self._store("attention", call.block.index, lambda p: (query @ key[:, :, p].mT * call.scale).mean(1))
 
     def text_hook(self, module, inputs, output: torch.Tensor) -> None:
@@ -109,10 +112,10 @@ class WordMaps:
         self._text = output
 
     def block_hook(self, block: int, module, inputs, output: torch.Tensor | tuple) -> None:
-        """Forward hook on a block; it runs after the block's attention has told the step. CogVideoX's blocks return the
-        video tokens and the text tokens."""
-        video = output[0] if isinstance(output, tuple) else output
-        self._store("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], self._text[:, None, p], dim=-1))
+        """Forward hook on a block; it runs after the block's attention has told the step. Blocks with joint attention return
+        the video tokens and the text tokens."""
+        video, text = output[0] if isinstance(output, tuple) else output, self._text[:, self._before :]
+        self._store("hidden", block, lambda p: F.cosine_similarity(video[:, :, None], text[:, None, p], dim=-1))
 
     def _store(self, space, block, similarity) -> None:
         """`similarity(positions)` is (1, tokens, positions)."""
@@ -120,11 +123,14 @@ class WordMaps:
         self.maps[space, self._step, block] = values.unflatten(1, self._grid).cpu().numpy()
 
 
-def _hooked(transformer) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+def _hooked(transformer) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
     """The module whose output is the text as it enters the first block, and the blocks."""
-    if type(transformer).__name__ == WAN:
-        return transformer.condition_embedder.text_embedder, transformer.blocks
-    return transformer.patch_embed.text_proj, transformer.transformer_blocks
+    embedder = {
+        WAN: lambda: transformer.condition_embedder.text_embedder,
+        COGVIDEOX: lambda: transformer.patch_embed.text_proj,
+        HUNYUAN: lambda: transformer.context_embedder,
+    }[type(transformer).__name__]
+    return embedder(), [module for _, module in block_modules(transformer)]
 
 
 @contextmanager

@@ -13,29 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from methods import FocalGuidance
 from methods.focal_anchors.keywords import Anchors
-from methods.focal_anchors.pipeline_run import watch_conditions
+from methods.focal_anchors.pipeline_run import start_run, watch_conditions
 
 from ..study.files import content_key, write_atomically
 from ..study.parameters import Backbone
 from ..study.progress import track
 from ..study.video_files import read_video
-from .joint_attention import encode_latents, is_joint
+from .encoded import Encoded, Text
+from .tuned_families import module_of
 
 SHARD = 32  # clips per file
-SLOTS = 512  # text tokens of Wan; those without a word are zero, and are not stored
-
-
-def text_slots(transformer, backbone: Backbone) -> int:
-    """Text tokens that a backbone's pipeline gives its transformer."""
-    if not is_joint(transformer):
-        return SLOTS
-    return backbone.max_sequence_length or transformer.config.max_text_seq_length
 
 
 @dataclass(frozen=True)
@@ -96,28 +88,14 @@ def from_folder(folder: Path, backbone: Backbone) -> Source:
     return Source(len(rows), identity, f"{len(rows)} clips of a folder, with its captions", read)
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What the model is given of one clip. latent, condition: (1, C, F, h, w) normalised latents of the clip, and mask and
-    latents of its first frame; text (1, 512, D), zero beyond the caption; image (1, N, E): tokens of the first frame.
-    For CogVideoX latents are (1, F, C, h, w), text has the backbone's tokens, and there is no `image`."""
-
-    latent: torch.Tensor
-    condition: torch.Tensor
-    text: torch.Tensor
-    image: torch.Tensor | None
-    caption: str
-    found: Anchors
-
-
 class Shards:
-    """Encoded clips on disk, read one by one: `shards[i]` is an Encoded; `empty` is the empty caption's text.
+    """Encoded clips on disk, read one by one: `shards[i]` is an Encoded; `empty` is the empty caption's Text.
 
     slots: text tokens of the model."""
 
-    def __init__(self, folder: Path, count: int, slots: int = SLOTS):
+    def __init__(self, folder: Path, count: int, slots: int):
         self.folder, self.count, self.slots = folder, count, slots
-        self.empty = _pad(_read(folder / "empty.safetensors")[0]["text"], slots)
+        self.empty = _text(_read(folder / "empty.safetensors")[0], slots)
 
     def __len__(self) -> int:
         return self.count
@@ -131,12 +109,13 @@ class Shards:
             note["highest"], tuple(note["seen"]),
         )  # fmt: skip
         image = t["image"][None] if "image" in t else None
-        text = _pad(t["text"], self.slots)
-        return Encoded(t["latent"][None], t["condition"][None], text, image, note["caption"], found)
+        return Encoded(t["latent"][None], t["condition"][None], _text(t, self.slots), image, note["caption"], found)
 
 
-def _pad(text: torch.Tensor, slots: int) -> torch.Tensor:
-    return torch.cat([text, text.new_zeros(slots - len(text), text.shape[1])])[None]
+def _text(tensors: dict, slots: int) -> Text:
+    text, beside = tensors["text"], (tensors[k][None] if k in tensors else None for k in ("mask", "pooled"))
+    padded = torch.cat([text, text.new_zeros(max(0, slots - len(text)), text.shape[1])])
+    return Text(padded[None], *beside)
 
 
 def _shard_file(folder: Path, number: int) -> Path:
@@ -153,69 +132,57 @@ def _read(path: Path, clip: str | None = None):
 
 @torch.no_grad()
 def encode_clips(
-    pipe, guidance: FocalGuidance, source: Source, folder: Path, *, rank: int = 0, world: int = 1, slots: int = SLOTS
+    pipe,
+    guidance: FocalGuidance,
+    source: Source,
+    folder: Path,
+    *,
+    slots: int,
+    call: dict,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
     """Encode every clip of a source by the pipeline's own methods into `<folder>/clips-*.safetensors`.
 
     Shards that are there are kept; of `world` processes each does its part. Keywords and anchors are those of `guidance`
-    (a clip without keywords has none, and is tuned on without guidance).
+    (a clip without keywords has none, and is tuned on without guidance). slots: text tokens, as the model's module says;
+    call: further arguments of the pipeline's call.
     """
-    text = pipe.encode_prompt("", do_classifier_free_guidance=False, max_sequence_length=slots)[0][0]
+    family = module_of(pipe.transformer)
     if rank == 0:
-        write_atomically(folder / "empty.safetensors", partial(save_file, {"text": _words(text, slots)}))
+        empty = {k: v.contiguous().cpu() for k, v in family.encode_empty(pipe, slots, call).items()}
+        write_atomically(folder / "empty.safetensors", partial(save_file, empty))
     todo = [k for k in range(-(-source.count // SHARD)) if not _shard_file(folder, k).exists()][rank::world]
     for k in track(todo, len(todo), "encode clips"):
         tensors, notes = {}, {}
         for i in range(k * SHARD, min((k + 1) * SHARD, source.count)):
-            clip, notes[str(i)] = encode_one(pipe, guidance, *source.read(i), slots=slots, seed=i)
+            clip, notes[str(i)] = encode_one(pipe, guidance, *source.read(i), slots=slots, seed=i, call=call)
             tensors |= {f"{i}/{name}": value.contiguous().cpu() for name, value in clip.items()}
         save = partial(save_file, tensors, metadata={"notes": json.dumps(notes)})
         write_atomically(_shard_file(folder, k), save)
 
 
 def encode_one(
-    pipe, guidance: FocalGuidance, video: np.ndarray, caption: str, *, slots: int = SLOTS, seed: int = 0
+    pipe, guidance: FocalGuidance, video: np.ndarray, caption: str, *, slots: int, call: dict, seed: int = 0
 ) -> tuple[dict, dict]:
     """(tensors, notes) of a clip: latents as `pipe` makes them of a reference image, text, image tokens, anchors.
 
-    seed: of what CogVideoX's pipeline draws."""
+    seed: of what the pipeline draws."""
     undo = watch_conditions(pipe)
     try:
-        text = pipe.encode_prompt(caption, do_classifier_free_guidance=False, max_sequence_length=slots)[0][0]
-        if is_joint(pipe.transformer):
-            tensors = encode_latents(pipe, video, text.dtype, seed)
-        else:
-            tensors = _wan_latents(pipe, video)
+        start_run(pipe, None)
+        tensors = module_of(pipe.transformer).encode(pipe, video, caption, slots=slots, seed=seed, call=call)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a clip without keywords
             found = guidance.anchors(pipe)
     finally:
         undo()
     tensors |= {
-        "text": _words(text, slots), "anchors": found.anchors, "similarity": found.similarity, "weights": found.weights,
+        "anchors": found.anchors, "similarity": found.similarity, "weights": found.weights,
         "tokens": torch.tensor([i for at in found.tokens for i in at], dtype=torch.int64),
         "counts": torch.tensor([len(at) for at in found.tokens], dtype=torch.int64),
     }  # fmt: skip
     return tensors, {"caption": caption, "words": found.words, "highest": found.highest, "seen": found.seen}
-
-
-def _wan_latents(pipe, video: np.ndarray) -> dict[str, torch.Tensor]:
-    """`latent` and `condition` (C, F, h, w) of a clip and `image`, tokens of its first frame."""
-    frames, height, width = video.shape[:3]
-    device, vae = pipe.transformer.device, pipe.vae
-    first = Image.fromarray(video[0])
-    image = pipe.encode_image(first, device)[0]
-    pixels = pipe.video_processor.preprocess(first, height=height, width=width).to(device, torch.float32)
-    _, condition = pipe.prepare_latents(pixels, 1, vae.config.z_dim, height, width, frames, torch.float32, device)
-    clip = torch.from_numpy(video).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    latent = (vae.encode(clip.to(vae.dtype)).latent_dist.mode().float().cpu() - mean) / std
-    return {"latent": latent[0], "condition": condition[0], "image": image}
-
-
-def _words(text: torch.Tensor, slots: int) -> torch.Tensor:
-    """The rows of a text embedding that have to be stored: of Wan's (512, D) those of words, the others are zero."""
-    return (text[text.abs().sum(-1) > 0] if slots == SLOTS else text).contiguous().cpu()
 
 
 def cache_name(weights: str, guidance: FocalGuidance, source: Source, backbone: Backbone) -> str:
@@ -224,4 +191,5 @@ def cache_name(weights: str, guidance: FocalGuidance, source: Source, backbone: 
     settings += [guidance.readout, guidance.keywords]
     settings += [backbone.height, backbone.width, backbone.frames, backbone.dtype]
     settings += [backbone.max_sequence_length] if backbone.max_sequence_length is not None else []
+    settings += [backbone.call] if backbone.call else []
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

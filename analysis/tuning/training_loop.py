@@ -1,6 +1,6 @@
 """Post-training for Focal Guidance (its section 5.1 and appendix A): tune the cross-attention of the semantic-weak blocks
-with the guidance on, and a control without it on the same clips, noise, times and order. In CogVideoX that is the joint
-attention, and the projection of the anchors is trained along with it.
+with the guidance on, and a control without it on the same clips, noise, times and order. In CogVideoX and HunyuanVideo that
+is the joint attention, and the projection of the anchors is trained along with it.
 
 At inference the attention cache comes from the step before, which training does not have. Here a first pass without
 gradients, at the same noise and time, fills it: that is what Eq. 11 asks for, the maps of all responsive layers at time t.
@@ -27,12 +27,12 @@ from methods.focal_anchors.joint_attention import JointAttentionValues
 from methods.focal_anchors.pipeline_run import forget_run, start_run
 from methods.focal_anchors.projection import AnchorProjection
 from testbed.trainer import warmup_cosine
-from testbed.wan import diffuse, sample_timesteps
 
 from ..study.files import write_atomically
 from ..videos.tuned_weights import put
-from .encode_clips import Encoded, Shards
-from .joint_attention import draw_time, is_joint, noised
+from .encode_clips import Shards
+from .encoded import Encoded, Text
+from .tuned_families import module_of
 
 PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")  # what `Accelerator.prepare` sets on a model
 
@@ -85,8 +85,7 @@ class Kept:
 
 def tuned_parameters(transformer, weak) -> dict[str, torch.nn.Parameter]:
     """Name -> parameter of the cross-attention (`attn2`), or else the joint attention, of the blocks `weak`."""
-    place = "transformer_blocks.{}.attn1." if is_joint(transformer) else "blocks.{}.attn2."
-    wanted = tuple(place.format(i) for i in sorted(weak))
+    wanted = tuple(module_of(transformer).attention_of(i, transformer) for i in sorted(weak))
     return {name: p for name, p in transformer.named_parameters() if name.startswith(wanted)}
 
 
@@ -103,27 +102,17 @@ def order(count: int, tuning: Tuning, step: int) -> list[int]:
     return [int(np.random.default_rng([tuning.seed, p // count]).permutation(count)[p % count]) for p in places]
 
 
-def wan_noised(clip: Encoded, text, timestep, noise) -> tuple[dict, torch.Tensor]:
-    """(inputs of Wan's transformer, target) of an encoded clip: flow matching."""
-    noisy, target = diffuse(clip.latent, noise, timestep)
-    inputs = {
-        "hidden_states": torch.cat([noisy, clip.condition], 1), "timestep": timestep, "encoder_hidden_states": text,
-        "encoder_hidden_states_image": clip.image,
-    }  # fmt: skip
-    return inputs, target
-
-
 def clip_loss(
-    pipe, model, guidance: FocalGuidance | None, clip: Encoded, empty, draw: torch.Generator, dropout: float,
+    pipe, model, guidance: FocalGuidance | None, clip: Encoded, empty: Text, draw: torch.Generator, dropout: float,
     projection: AnchorProjection | None,
 ):  # fmt: skip
     """Loss of one clip, flow matching or v-prediction; all that is drawn comes from `draw`, whether there is guidance or
     not. projection: that of the guidance, None for the one that it names."""
-    joint, device = is_joint(pipe.transformer), pipe.transformer.device
-    timestep = draw_time(pipe, draw) if joint else sample_timesteps(draw, 1)
+    family, device = module_of(pipe.transformer), pipe.transformer.device
+    timestep = family.draw_time(pipe, draw)
     drop = float(torch.rand(1, generator=draw)) < dropout
-    given = clip, empty if drop else clip.text, timestep, torch.randn(clip.latent.shape, generator=draw)
-    inputs, target = noised(pipe, *given) if joint else wan_noised(*given)
+    noise = torch.randn(clip.latent.shape, generator=draw)
+    inputs, target = family.noised(pipe, clip, empty if drop else clip.text, timestep, noise)
     inputs = {k: v.to(device, torch.float32) if torch.is_tensor(v) else v for k, v in inputs.items()}
     inputs["return_dict"] = False
     run = start_run(pipe, clip.caption)
@@ -137,7 +126,7 @@ def clip_loss(
                 # Not `model`: a process whose caption was dropped has no such pass to synchronise with.
                 pipe.transformer(**inputs)
         velocity = model(**inputs)[0]
-    return (velocity.float() - target.to(device)).square().mean()
+    return (velocity.float() - target.to(device))[:, :, family.CLEAN_FRAMES :].square().mean()
 
 
 def tune(

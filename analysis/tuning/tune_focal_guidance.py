@@ -1,7 +1,7 @@
 """Tune the semantic-weak blocks of a backbone with Focal Guidance on, beside a control: deltas, losses and a card.
 
-Works on any Wan 2.1 or CogVideoX image-to-video backbone of params.yaml; for CogVideoX it also trains the projection of
-the anchors. It stands here and not in `testbed`, because a backbone, its pipeline and the methods' settings are known here.
+Works on any Wan 2.1, CogVideoX or HunyuanVideo image-to-video backbone of params.yaml; for the last two it also trains the
+projection of the anchors. It stands here and not in `testbed`, because a backbone, its pipeline and the methods' settings are known here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from ..study.parameters import Parameters
 from ..study.results_layout import lineage_of
 from ..study.video_key import weights_hash
 from ..videos.generate import load_pipeline
-from .encode_clips import Shards, Source, cache_name, encode_clips, text_slots
-from .joint_attention import check_pipeline, is_joint
+from .encode_clips import Shards, Source, cache_name, encode_clips
 from .training_loop import Tuning, tune, tuned_parameters, weak_blocks
-
-TUNED = ("WanImageToVideoPipeline", "CogVideoXImageToVideoPipeline")
+from .tuned_families import MODULES, module_of
 
 
 def section_of(parameters: Parameters, name: str) -> str:
@@ -93,8 +91,8 @@ def tune_focal(
     precision: str | None = None,
     checkpointing: bool = False,
 ) -> pd.DataFrame:
-    """Write `<out>/<variant>.safetensors` for every variant, `<out>/losses.csv` and `<out>/README.md`; the losses. For
-    CogVideoX also `<out>/<variant>-projection.safetensors` for every guidance: the file that its method names is not read.
+    """Write `<out>/<variant>.safetensors` for every variant, `<out>/losses.csv` and `<out>/README.md`; the losses. Where attention is
+    joint also `<out>/<variant>-projection.safetensors` for every guidance: the file that its method names is not read.
 
     name: a backbone without a delta. What is encoded, and the state of the training, is kept in `work`, so that a killed
     run goes on. precision: that of the backbone unless given.
@@ -102,14 +100,14 @@ def tune_focal(
     backbone = parameters.backbones.get(name)
     if backbone is None or backbone.delta is not None:
         raise ValueError(f"{name!r} is not a backbone without a delta; params.yaml has {list(parameters.backbones)}")
-    if backbone.pipeline not in TUNED:
-        raise ValueError(f"backbone {name} is a {backbone.pipeline}; Focal Guidance tunes a {' or a '.join(TUNED)}")
+    if backbone.pipeline not in (tuned := [family.PIPELINE for family in MODULES.values()]):
+        raise ValueError(f"backbone {name} is a {backbone.pipeline}; Focal Guidance tunes a {' or a '.join(tuned)}")
     found, weights, here = guidances(parameters, variants), weights_hash(name, backbone), PartialState()
     any_guidance = next(g for g in found.values() if g is not None)
     folder = work / cache_name(weights, any_guidance, source, backbone)
     pipe = load_pipeline(backbone)
-    if is_joint(pipe.transformer):
-        check_pipeline(pipe, backbone.frames)
+    family = module_of(pipe.transformer)
+    family.check_pipeline(pipe, backbone.frames)
     save_projection = partial(_save_projection, clip=any_guidance.clip, weights=weights)
     if any_guidance.projection is not None:
         start = folder / "projection-start.safetensors"
@@ -118,10 +116,14 @@ def tune_focal(
         here.wait_for_everyone()
         found = {v: g if g is None else replace(g, projection=str(start)) for v, g in found.items()}
         any_guidance = next(g for g in found.values() if g is not None)
-    weak, slots = weak_blocks(pipe.transformer, any_guidance), text_slots(pipe.transformer, backbone)
-    encode_clips(pipe, any_guidance, source, folder, rank=here.process_index, world=here.num_processes, slots=slots)
+    weak, slots = weak_blocks(pipe.transformer, any_guidance), family.text_slots(pipe.transformer, backbone)
+    encode_clips(
+        pipe, any_guidance, source, folder, rank=here.process_index, world=here.num_processes, slots=slots, call=backbone.call
+    )  # fmt: skip
     here.wait_for_everyone()
-    others = [pipe.components[k] for k in ("vae", "text_encoder", "image_encoder") if k in pipe.components]
+    others = [
+        pipe.components[k] for k in ("vae", "text_encoder", "text_encoder_2", "image_encoder") if k in pipe.components
+    ]
     for part in others:
         part.to("cpu")  # not needed while the transformer is tuned
     clips, losses, rows = Shards(folder, source.count, slots), [], []
@@ -168,8 +170,7 @@ def _save_projection(path: Path, projection: AnchorProjection, *, clip: str, wei
 
 def card(name: str, source: Source, tuning: Tuning, weak: list[int], size: int, rows: list, transformer) -> str:
     """The model card: data, settings, losses and minutes. rows: (variant, method, guidance, losses, seconds)."""
-    joint = is_joint(transformer)
-    what = "joint attention (`attn1`)" if joint else "cross-attention (`attn2`)"
+    family = module_of(transformer)
     trained_too = [
         "Beside each file with guidance lies the projection of its anchors, which was trained along with it from one that",
         "gives zero; a method of params.yaml loads it with its key `projection`.",
@@ -177,18 +178,17 @@ def card(name: str, source: Source, tuning: Tuning, weak: list[int], size: int, 
     lines = [
         f"# Deltas of {name} for Focal Guidance",
         "",
-        f"The {what} of blocks {', '.join(map(str, weak))}, {size / 1e3:.0f} thousand parameters, tuned by",
+        f"The {family.TUNED} of blocks {', '.join(map(str, weak))}, {size / 1e3:.0f} thousand parameters, tuned by",
         "`python -m analysis tune-focal`. All files saw the same clips, noise, times and order; the one without guidance is the",
         "control. A backbone of params.yaml loads a file with its key `delta`.",
-        *(trained_too if joint else []),
+        *(trained_too if any(guidance and guidance.projection for _, _, guidance, *_ in rows) else []),
         "",
         f"**Data.** {source.about}. The empty caption, without guidance, in "
         f"{100 * tuning.text_dropout:.0f} % of the draws.",
         "",
         f"**Training.** {tuning.steps} steps of {tuning.batch} clips, AdamW at {tuning.lr:g} (warm-up over {tuning.warmup}"
         " steps, half a cosine),",
-        f"{'v-prediction, uniform times' if joint else 'flow-matching loss, logit-normal times'}. A first pass without gradients"
-        " fills the attention cache.",
+        f"{family.OBJECTIVE}. A first pass without gradients fills the attention cache.",
         "",
         "| file | method | strengths | loss, first quarter | loss, last quarter | minutes |",
         "|---|---|---|---|---|---|",

@@ -97,7 +97,8 @@ def size_of(backbone: Backbone, reference: Reference | None) -> tuple[int, int]:
 def pipeline_inputs(pipe, cell: Cell, backbone: Backbone, reference: Reference | None) -> dict:
     """The arguments of the pipeline's call for a cell. Raises ValueError if the model cannot make videos of this size.
 
-    Guidance of a pipeline that has a guider in the place of an argument is set there.
+    Guidance of a pipeline that has a guider in the place of an argument is set there. HunyuanVideo's `guidance_scale` is an
+    input of models that were distilled with guidance: others ignore it, and are guided by `true_cfg_scale`.
     """
     generator = torch.Generator().manual_seed(cell.noise)
     accepted, (width, height) = call_arguments(type(pipe)), size_of(backbone, reference)
@@ -114,7 +115,14 @@ def pipeline_inputs(pipe, cell: Cell, backbone: Backbone, reference: Reference |
     if avoided and "negative_prompt" not in accepted:
         raise ValueError(f"a {type(pipe).__name__} takes no negative prompt; this one is {avoided!r}")
     inputs = {name: value for name, value in inputs.items() if name in accepted}
-    if "guidance_scale" not in accepted:
+    if "true_cfg_scale" in accepted and not pipe.transformer.config.guidance_embeds:
+        inputs["true_cfg_scale"] = inputs.pop("guidance_scale")
+        if (own := backbone.call.get("true_cfg_scale", cell.guidance_scale)) != cell.guidance_scale:
+            raise ValueError(
+                f"true_cfg_scale is this model's guidance: it is {own:g} in `call`, and the guidance scale is "
+                f"{cell.guidance_scale:g}; give the latter alone"
+            )
+    elif "guidance_scale" not in accepted:
         if getattr(pipe, "guider", None) is None:
             raise ValueError(f"a {type(pipe).__name__} takes no guidance scale")
         pipe.guider = pipe.guider.new(guidance_scale=cell.guidance_scale)

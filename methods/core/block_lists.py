@@ -13,6 +13,7 @@ from ..families import FRAMEPACK, WAN, Block, Model
 PUBLISHED_BLOCKS = {
     "wan2.1-i2v-14b": [*range(0, 1), *range(2, 8), *range(10, 21), *range(25, 33), 37, 38],
     "wan2.1-i2v-14b-weak": [*range(11, 27)],
+    "hunyuanvideo-i2v-13b-weak": [f"single.{i}" for i in range(17, 33)],
     "framepack": [f"single.{i}" for i in [0, 2, *range(4, 8), *range(10, 22), 23, 25, 26, 27, 31, 33]],
     "framepack-f1": [f"single.{i}" for i in [*range(8), *range(12, 17), 18, 19, 20, 23, 25, 29, 32, *range(36, 40)]],
 }

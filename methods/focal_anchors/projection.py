@@ -1,4 +1,4 @@
-"""The projection that takes Focal Guidance's anchors to a model without an image branch, such as CogVideoX.
+"""The projection that takes Focal Guidance's anchors to a model without an image branch, such as CogVideoX and HunyuanVideo.
 
 Wan 2.1 projects image tokens itself; a model with joint attention has no part that reads CLIP features. There a keyword's
 anchor goes through this small module, which is trained together with the weak blocks, and then, like a text token, through
