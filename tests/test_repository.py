@@ -215,3 +215,14 @@ def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods
     assert used == dict.fromkeys(used, sorted({*weak["hidden"], *weak["attention"]}))
     if backbone == "wan-i2v":
         assert settings["focal-hidden-weak"][0]["weak"] == settings["focal-pointing"][0]["weak"] == weak["hidden"]
+
+
+def test_modules_that_are_named_in_prose_exist():
+    """In comments, docstrings and pages; the changelog names files that are gone, too, and a recipe files to be written."""
+    named = re.compile(r"(?<![\w/.-])(?:methods|analysis|testbed|tests|docs)/[\w/-]+\.py\b")
+    gone = []
+    for name in tracked("*.py") + tracked("*.md") + tracked("*.yaml") + tracked("notebooks/*.ipynb"):
+        if name != "CHANGELOG.md" and not name.startswith("results/"):
+            found = named.findall((ROOT / name).read_text())
+            gone += [(name, path) for path in found if not (ROOT / path).exists() and "NAME" not in path]
+    assert not gone

@@ -132,7 +132,7 @@ def run_pair(
     pipe = load_pipeline(backbone)
     with steer(pipe, *used):
         pass  # a method says here that the model cannot take it
-    # As in analysis/cells.py: the same noise as in the sweeps.
+    # As in analysis/study/cells.py: the same noise as in the sweeps.
     noise = int(np.frombuffer(hashlib.sha256(f"{request.name}/{request.seed}".encode()).digest()[:4], np.uint32)[0])
     cells = [
         Cell(request.backbone, weights, "", request.name, "", prompt, request.seed, noise, float(request.guidance_scale),
