@@ -89,7 +89,7 @@ def write_card(lineage: str, params: dict, folder: Path, out: Path) -> None:
         f"Two small diffusers pipelines of {about['what']};",
         "trained from nothing on the procedural world of `testbed/world.py` by `make train-testbed`. They exist to be",
         "studied, not to make videos for anyone: 64 x 64 pixels, 17 frames at 8 frames a second, six colours, three",
-        "shapes, five events.",
+        "shapes, four events.",
         *([clip] if "clip" in about["stages"] else []),
         "",
         f"**Data.** Seeded, drawn while training: {data['images']} final frames and {data['videos']} clips for the",

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from analysis.study.parameters import Backbone
-from testbed import cogvideox, hunyuan
-from testbed.models import SLOTS, build_clip
+from next_testbed import hunyuan
+from next_testbed.models import build_clip
+from testbed import cogvideox
+from testbed.models import SLOTS
 
 
 def cogvideox_backbone(folder: Path, *, image_to_video: bool = True) -> Backbone:

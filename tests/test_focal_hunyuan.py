@@ -17,8 +17,8 @@ from transformers import CLIPModel
 from methods import DyMoS, FocalGuidance, LowPassGuidance, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip
 from methods.focal_anchors.projection import AnchorProjection, clip_hash, encode_reference, sizes
-from testbed import hunyuan
-from testbed.models import SLOTS
+from next_testbed import hunyuan
+from next_testbed.models import SLOTS
 
 CLIP = "testbed/checkpoints/clip"
 PROMPT = "we see a yellow square and a purple circle. the yellow square pushes the purple circle."

@@ -33,9 +33,7 @@ def test_one_study_has_one_name_on_every_lineage():
     assert sweep_folder(PARAMETERS, "blur", FULL) == Path("results/full/sweeps/wan/blur")
     assert sweep_folder(PARAMETERS, "focal-ablation-full") == Path("results/sweeps/wan/focal-ablation-full")
     assert lineage_of("cogvideox-i2v-tuned-fsg") == "cogvideox" and study_of("wan-blur", "wan") == "blur"
-    assert sweeps_by_backbone(PARAMETERS, "blur") == {
-        "wan-i2v": "blur", "wan-i2v-leak": "leak-blur", "cogvideox-i2v": "cogvideox-blur", "hunyuan-i2v": "hunyuan-blur"
-    }  # fmt: skip
+    assert sweeps_by_backbone(PARAMETERS, "blur") == {"wan-i2v": "blur", "cogvideox-i2v": "cogvideox-blur"}
 
 
 def test_videos_of_both_sizes_have_folders_of_their_own():

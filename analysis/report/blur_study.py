@@ -9,7 +9,6 @@ import pandas as pd
 
 from ..attention import recording_summaries as attention
 from ..study.parameters import Parameters, sweeps_by_backbone
-from ..study.score_columns import MOTION
 from ..study.significance import holm, paired_difference
 from . import labels
 from .findings import decided, effect, interval, number
@@ -19,7 +18,7 @@ ADHERENCE, FLOW, FIDELITY = "adherence (points)", "flow (px / frame)", "backgrou
 MOVED_ASKED = "displacement, move prompts (px)"
 MEASURES = {
     "adherence": ADHERENCE,
-    "asked_px": "displacement (px)",
+    "displacement_px": "displacement (px)",
     "flow_px": FLOW,
     "sharpness_retention": "sharpness retention",
     "background_psnr": FIDELITY,
@@ -70,7 +69,7 @@ def changes_table(studies: dict[str, Blurred]) -> pd.DataFrame:
         for level, (column, words) in product(own.levels[1:], MEASURES.items()):
             blurred, clean = (own.scores[own.scores["blur"] == v] for v in (level, 0.0))
             rows.append({"backbone": b, "blur sigma (px)": level, "measure": words} | _change(blurred, clean, column))
-            if column in MOTION:
+            if column == "displacement_px":
                 asked = [t[t["main_category"] == "motion"] for t in (blurred, clean)]
                 row = {"backbone": b, "blur sigma (px)": level, "measure": MOVED_ASKED}
                 rows.append(row | _change(*asked, column))

@@ -25,7 +25,7 @@ PANELS = {
 }
 OVERALL = ("entropy, self-attention", "entropy, joint attention")
 COMPLEMENTS = ("padding in text attention", "other frames in self-attention")  # 1 minus another measure
-EVENT_COLOURS = dict(zip(labels.EVENTS, ("C0", "C1", "C2", "C3", "C4"), strict=True))
+EVENT_COLOURS = dict(zip(labels.EVENTS, ("C0", "C1", "C2", "C3"), strict=True))
 
 
 @dataclass

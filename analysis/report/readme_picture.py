@@ -24,16 +24,12 @@ from .notebook_page import png
 UNSTEERED, GUIDED = ("none", 1.0), ("none", 3.0)
 # Row -> the setting of each lineage: guidance alone, then each method as it was published or released for its family.
 ROWS = {
-    "unsteered": {"wan": UNSTEERED, "cogvideox": UNSTEERED, "hunyuan": UNSTEERED},
-    "guidance 3": {"wan": GUIDED, "cogvideox": GUIDED, "hunyuan": GUIDED},
-    "AlignVid": {"wan": ("alignvid", 1.0), "cogvideox": ("alignvid", 1.0), "hunyuan": ("alignvid", 1.0)},
-    "DyMoS": {"wan": ("dymos-1", 1.0), "cogvideox": ("dymos-0.8", 1.0), "hunyuan": ("dymos-1", 1.0)},
-    "Focal Guidance": {
-        "wan": ("focal-full", 1.0),
-        "cogvideox": ("focal-joint-full", 1.0),
-        "hunyuan": ("focal-hunyuan-full", 1.0),
-    },
-    "Low-pass guidance": {"wan": ("alg", 1.0), "cogvideox": ("alg-first-step", 1.0), "hunyuan": ("alg", 1.0)},
+    "unsteered": {"wan": UNSTEERED, "cogvideox": UNSTEERED},
+    "guidance 3": {"wan": GUIDED, "cogvideox": GUIDED},
+    "AlignVid": {"wan": ("alignvid", 1.0), "cogvideox": ("alignvid", 1.0)},
+    "DyMoS": {"wan": ("dymos-1", 1.0), "cogvideox": ("dymos-0.8", 1.0)},
+    "Focal Guidance": {"wan": ("focal-full", 1.0), "cogvideox": ("focal-joint-full", 1.0)},
+    "Low-pass guidance": {"wan": ("alg", 1.0), "cogvideox": ("alg-first-step", 1.0)},
 }
 PICK, FRAMES = (0, 2, 4), (0, 8, 16)  # of the five frames that a strip keeps
 DPI = 200  # twice what a page of 900 pixels shows

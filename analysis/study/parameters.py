@@ -171,11 +171,10 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False, apa
 
 
 def sweeps_by_backbone(parameters: Parameters, study: str) -> dict[str, str]:
-    """{backbone: sweep} of one study on several backbones, such as `baseline`, `leak-baseline` of `wan-i2v-leak` and
-    `cogvideox-baseline`, in the order of params.yaml."""
-    found = {}
-    for name, sweep in parameters.sweeps.items():
-        own, variant = study_of(name, lineage_of(sweep.backbone)), sweep.backbone.partition("-i2v-")[2]
-        if own.removeprefix(f"{variant}-" if variant else "") == study:
-            found[sweep.backbone] = name
-    return found
+    """{backbone: sweep} of one study on several lineages, such as `baseline` and `cogvideox-baseline`, in the order of
+    params.yaml."""
+    return {
+        sweep.backbone: name
+        for name, sweep in parameters.sweeps.items()
+        if study_of(name, lineage_of(sweep.backbone)) == study
+    }

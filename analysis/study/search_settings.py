@@ -12,7 +12,7 @@ class _Strict(BaseModel):
 
 
 class Split(_Strict):
-    """Prompts of the world that are drawn from a seed of their own, in equal parts of the five events, and the seeds of the
+    """Prompts of the world that are drawn from a seed of their own, in equal parts of the four events, and the seeds of the
     noise that videos of them start from."""
 
     seed: int

@@ -1,0 +1,64 @@
+"""`python -m next_testbed train`, `benchmark`: the embedded world and its models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from testbed.command_line import run
+
+ROOT = Path("next_testbed")
+CHECKPOINTS, BENCHMARK, TRAINING = ROOT / "checkpoints", ROOT / "benchmark", Path("build/next_training")
+LINEAGES = ("wan", "cogvideox", "hunyuan")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+def parameters() -> dict:
+    """params.yaml of this edition as it stands."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+
+
+@app.command()
+def train(
+    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox, hunyuan; all by default")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None,
+):
+    """Train every model from nothing into next_testbed/checkpoints; a killed run goes on where it was."""
+    from .train import train_all
+
+    for lineage in lineages or LINEAGES:
+        train_all(lineage, parameters()["testbed"], TRAINING / lineage, CHECKPOINTS, workers)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a folder's name in next_testbed/checkpoints, such as wan-t2v")],
+    guidance: Annotated[list[float], typer.Option(help="guidance scale; may be given several times")] = (1.0, 3.0),
+    samples: Annotated[int, typer.Option(help="the benchmark's first samples")] = 60,
+    steps: Annotated[int, typer.Option(help="denoising steps")] = 10,
+):
+    """Adherence by event, held-out combinations, still copies and camera motion of a trained model."""
+    from testbed.processes import default_processes
+
+    from .evaluate import evaluate as measure
+
+    if not (BENCHMARK / "meta.json").exists():
+        benchmark()
+    keys = dict(samples=samples, scales=list(guidance), steps=steps, workers=default_processes())
+    print(measure(CHECKPOINTS / model, BENCHMARK, TRAINING / "evaluated" / model, **keys).to_string())
+
+
+@app.command()
+def benchmark():
+    """Draw the benchmark's samples into next_testbed/benchmark."""
+    from .benchmark import write_benchmark
+
+    write_benchmark(BENCHMARK, parameters()["benchmark"]["seed"])
+
+
+if __name__ == "__main__":
+    run(app)
