@@ -5,22 +5,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from families import make
-from PIL import Image
-from safetensors.torch import save_file
-from transformers import CLIPModel
+from random_testbed import CLIP, picture, projections, spread_biases_too
 
 from methods import DyMoS, FocalGuidance, LowPassGuidance, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip
-from methods.focal_anchors.projection import AnchorProjection, clip_hash, encode_reference, sizes
+from methods.focal_anchors.projection import encode_reference, sizes
 from next_testbed import hunyuan
 from next_testbed.models import SLOTS
 
-CLIP = "testbed/checkpoints/clip"
 PROMPT = "we see a yellow square and a purple circle. the yellow square pushes the purple circle."
 DUAL, SINGLE, FRAME = 2, 2, 64
 WEAK = (1, 2)  # the second dual block and the first single one
@@ -33,14 +29,10 @@ def pipe():
     transformer = hunyuan.build_transformer(image_to_video=True).eval()
     transformer.transformer_blocks = transformer.transformer_blocks[:DUAL]
     transformer.single_transformer_blocks = transformer.single_transformer_blocks[:SINGLE]
-    for p in transformer.parameters():
-        if p.ndim > 1:
-            torch.nn.init.normal_(p, std=1.5 * p.shape[1] ** -0.5)
-        elif p.abs().sum() == 0:
-            torch.nn.init.normal_(p, std=0.3)
-    clip, llava = CLIPModel.from_pretrained(CLIP).eval(), hunyuan.build_text_encoder().eval()
-    pipe = hunyuan.image_to_video_pipeline(hunyuan.build_vae().eval(), llava, transformer, hunyuan.build_clip().eval())
-    assert clip.config.vision_config.hidden_size == 64
+    llava = hunyuan.build_text_encoder().eval()
+    parts = hunyuan.build_vae().eval(), llava, spread_biases_too(transformer), hunyuan.build_clip().eval()
+    pipe = hunyuan.image_to_video_pipeline(*parts)
+    assert sizes(transformer, CLIP)[0] == 64
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -48,21 +40,8 @@ def pipe():
 @pytest.fixture(scope="module")
 def files(pipe, tmp_path_factory):
     """Files of a random projection and of one that was not trained."""
-    folder, size = tmp_path_factory.mktemp("projection"), sizes(pipe.transformer, CLIP)
-    torch.manual_seed(1)
-    trained, zero = AnchorProjection(*size), AnchorProjection(*size)
-    for p in trained.parameters():
-        p.data += torch.randn(p.shape) * 0.3
-    for name, module in (("trained", trained), ("zero", zero)):
-        save_file(module.state_dict(), folder / f"{name}.safetensors", metadata={"clip": clip_hash(CLIP)})
-    return {name: str(folder / f"{name}.safetensors") for name in ("trained", "zero")} | {"module": trained}
-
-
-def picture():
-    pixels = np.full((64, 64, 3), 128, np.uint8)
-    pixels[36:56, 6:26] = (240, 220, 40)
-    pixels[8:28, 38:58] = (180, 50, 190)
-    return Image.fromarray(pixels)
+    files, trained = projections(tmp_path_factory.mktemp("projection"), pipe.transformer)
+    return files | {"module": trained}
 
 
 def video(pipe, guidance=1.0, steps=2, prompt=PROMPT):

@@ -6,12 +6,11 @@ import math
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from families import make
-from PIL import Image
+from random_testbed import CLIP, picture, projections, spread_biases_too
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import build
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
@@ -24,7 +23,7 @@ from methods.registry import from_dict, to_dict
 from testbed import cogvideox
 from testbed.models import SLOTS
 
-CLIP, WAN = "testbed/checkpoints/clip", "testbed/checkpoints/wan-i2v"
+WAN = "testbed/checkpoints/wan-i2v"
 PROMPT = "a yellow square and a purple circle. then the yellow square changes to cyan."
 BLOCKS, WEAK, FRAME = 4, (1, 3), 64
 
@@ -35,12 +34,8 @@ def pipe():
     torch.manual_seed(0)
     transformer = cogvideox.build_transformer(image_to_video=True)
     transformer.transformer_blocks = transformer.transformer_blocks[:BLOCKS]
-    for p in transformer.parameters():
-        if p.ndim > 1:
-            torch.nn.init.normal_(p, std=1.5 * p.shape[1] ** -0.5)
-        elif p.abs().sum() == 0:
-            torch.nn.init.normal_(p, std=0.3)
-    pipe = cogvideox.image_to_video_pipeline(cogvideox.build_vae(), cogvideox.build_text_encoder(), transformer)
+    parts = cogvideox.build_vae(), cogvideox.build_text_encoder(), spread_biases_too(transformer)
+    pipe = cogvideox.image_to_video_pipeline(*parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -48,21 +43,7 @@ def pipe():
 @pytest.fixture(scope="module")
 def files(pipe, tmp_path_factory):
     """Files of a random projection and of one that was not trained."""
-    folder, size = tmp_path_factory.mktemp("projection"), sizes(pipe.transformer, CLIP)
-    torch.manual_seed(1)
-    trained, zero = AnchorProjection(*size), AnchorProjection(*size)
-    for p in trained.parameters():
-        p.data += torch.randn(p.shape) * 0.3
-    for name, module in (("trained", trained), ("zero", zero)):
-        save_file(module.state_dict(), folder / f"{name}.safetensors", metadata={"clip": clip_hash(CLIP)})
-    return {name: str(folder / f"{name}.safetensors") for name in ("trained", "zero")}
-
-
-def picture(size=64):
-    pixels = np.full((64, 64, 3), 128, np.uint8)
-    pixels[36:56, 6:26] = (240, 220, 40)
-    pixels[8:28, 38:58] = (180, 50, 190)
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST)
+    return projections(tmp_path_factory.mktemp("projection"), pipe.transformer)[0]
 
 
 def video(pipe, guidance=1.0, steps=2, prompt=PROMPT, image=None):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
+from random_testbed import small_clips
 from safetensors.torch import load_file
 
 import analysis.tuning.training_loop as post_training
@@ -40,12 +41,6 @@ def pipe():
     pipe = WanImageToVideoPipeline.from_pretrained(CHECKPOINT)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def small_clips(count=3):
-    """Clips of the world cut to nine frames, which are cheaper."""
-    world = from_world(count, 5)
-    return replace(world, read=lambda i: (world.read(i)[0][::2], world.read(i)[1]))
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from families import make
 from PIL import Image
-from random_testbed import hunyuan_backbone
-from safetensors.torch import save_file
+from random_testbed import CLIP, hunyuan_backbone, small_clips, untrained_guidance
 
 from analysis.tuning import hunyuan_video
-from analysis.tuning.encode_clips import Shards, encode_clips, from_world
+from analysis.tuning.encode_clips import Shards, encode_clips
 from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
-from analysis.tuning.tune_focal_guidance import new_projection
 from analysis.tuning.tuned_families import module_of
 from analysis.videos.generate import load_pipeline
-from methods import FocalGuidance
 from methods.focal_anchors.pipeline_run import current_run
-from methods.focal_anchors.projection import clip_hash, load_projection
+from methods.focal_anchors.projection import load_projection
 from next_testbed import hunyuan
 
-CLIP, WEAK = "testbed/checkpoints/clip", (1, 4)  # the second dual block and the first single one
+WEAK = (1, 4)  # the second dual block and the first single one
 SHORT = Tuning(steps=2, batch=2, lr=1e-2, warmup=0, text_dropout=0.3)
 
 
@@ -39,17 +34,7 @@ def pipe(backbone):
 
 @pytest.fixture(scope="module")
 def full(pipe, tmp_path_factory):
-    """Guidance with an untrained projection."""
-    file = tmp_path_factory.mktemp("start") / "projection.safetensors"
-    save_file(new_projection(pipe.transformer, CLIP, 0).state_dict(), file, metadata={"clip": clip_hash(CLIP)})
-    return FocalGuidance(
-        CLIP, weak=WEAK, select=-0.25, text=1.0, latent=0.3, cache=1.0, cache_threshold=-1.0, projection=str(file)
-    )
-
-
-def small_clips(count=3):
-    world = from_world(count, 5)
-    return replace(world, read=lambda i: (world.read(i)[0][::2], world.read(i)[1]))
+    return untrained_guidance(tmp_path_factory.mktemp("start"), pipe.transformer, WEAK)
 
 
 @pytest.fixture(scope="module")

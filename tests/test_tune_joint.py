@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_testbed import cogvideox_backbone
+from random_testbed import CLIP, cogvideox_backbone, small_clips, untrained_guidance
 from safetensors.torch import load_file, save_file
 
 import analysis.tuning.training_loop as post_training
@@ -19,7 +19,7 @@ from analysis.study.cells import expand
 from analysis.study.parameters import Sweep, load_parameters
 from analysis.study.video_key import program_hash
 from analysis.tuning.cogvideox import check_pipeline, draw_time, noised
-from analysis.tuning.encode_clips import Shards, encode_clips, from_world
+from analysis.tuning.encode_clips import Shards, encode_clips
 from analysis.tuning.training_loop import Tuning, tune, tuned_parameters
 from analysis.tuning.tune_focal_guidance import guidances, new_projection, read_settings, section_of, tune_focal
 from analysis.videos.generate import load_pipeline, sample_video
@@ -29,7 +29,7 @@ from methods.focal_anchors.projection import clip_hash, load_projection
 from testbed import cogvideox
 from testbed.models import SLOTS
 
-CLIP, WEAK = "testbed/checkpoints/clip", (1, 2)
+WEAK = (1, 2)
 SHORT = Tuning(steps=3, batch=2, lr=1e-2, warmup=0, text_dropout=0.0)
 METHOD = {
     "method": "focal",
@@ -64,17 +64,7 @@ def pipe(backbone):
 
 @pytest.fixture(scope="module")
 def full(pipe, tmp_path_factory):
-    """Guidance with an untrained projection."""
-    file = tmp_path_factory.mktemp("start") / "projection.safetensors"
-    save_file(new_projection(pipe.transformer, CLIP, 0).state_dict(), file, metadata={"clip": clip_hash(CLIP)})
-    return FocalGuidance(
-        CLIP, weak=WEAK, select=-0.25, text=1.0, latent=0.3, cache=1.0, cache_threshold=-1.0, projection=str(file)
-    )
-
-
-def small_clips(count=3):
-    world = from_world(count, 5)
-    return replace(world, read=lambda i: (world.read(i)[0][::2], world.read(i)[1]))
+    return untrained_guidance(tmp_path_factory.mktemp("start"), pipe.transformer, WEAK)
 
 
 @pytest.fixture(scope="module")
