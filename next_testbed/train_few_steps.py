@@ -57,6 +57,7 @@ def train_few_steps(
     lineage: str,
     name: str,
     teacher: str,
+    phase: str,
     steps: int,
     sampler_steps: int,
     shift: float,
@@ -71,8 +72,8 @@ def train_few_steps(
 ) -> None:
     """Write `<folder>/<name>.safetensors`, the student of `<folder>/<teacher>.safetensors`.
 
-    steps: of the optimiser; sampler_steps: of the student's sampler, at the flow's `shift`. Clips are those of the phase
-    `neglect`, so that the student sees what the teacher saw last.
+    steps: of the optimiser; sampler_steps: of the student's sampler, at the flow's `shift`. phase: whose clips the student sees,
+    the one that the teacher saw last.
     """
     torch.manual_seed(seed)
     rank, world = rank_and_world()
@@ -82,13 +83,14 @@ def train_few_steps(
     student.to(device)
     frozen = copy.deepcopy(student).requires_grad_(False).eval()
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
-    sources = {"video": load_all(folder, "video", mean=mean, std=std)}
+    kinds = ("video", "late") if phase == "leak" else ("video",)
+    sources = {kind: load_all(folder, kind, mean=mean, std=std) for kind in kinds}
     empty_ids, empty_lengths = own.tokenize([""])
     sigmas, times = sampler_levels(sampler_steps, shift)
 
     def loss(step):
         rng, generator = np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step)
-        clean, ids, lengths, condition, tokens = draw_batch("neglect", sources, rng, batch)
+        clean, ids, lengths, condition, tokens = draw_batch(phase, sources, rng, batch)
         segment = torch.randint(sampler_steps, (batch,), generator=generator)
         high, low, time = sigmas[segment], sigmas[segment + 1], times[segment]
         noisy, _ = own.diffuse(clean, torch.randn(clean.shape, generator=generator), 1000 * high)
