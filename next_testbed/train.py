@@ -57,7 +57,9 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
         lineage=lineage,
         kind="video",
         clips=data["videos"],
-        unexecuted=data["unexecuted"],
+        unexecuted=data["unexecuted"]
+        if any("neglect" in own[n].get("phases", {}) for n in image_to_video_models(own))
+        else 0.0,
     )
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     for name in image_to_video_models(own):
