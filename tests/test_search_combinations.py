@@ -115,8 +115,8 @@ def test_a_search_in_which_everything_is_refused_ends(tmp_path):
 
 def make_parameters(backbone, benchmark):
     search = Search(
-        guidance_scale=1.0, trials=14, seed=5, loss=2.0, registered=2, tuning=Split(seed=1, prompts=5, seeds=[3]),
-        held_out=Split(seed=2, prompts=5, seeds=[4, 5]), lineages={"cogvideox": Lineage(methods=METHODS, focal="focal")},
+        guidance_scale=1.0, trials=14, seed=5, loss=2.0, registered=2, tuning=Split(seed=1, prompts=4, seeds=[3]),
+        held_out=Split(seed=2, prompts=4, seeds=[4, 5]), lineages={"cogvideox": Lineage(methods=METHODS, focal="focal")},
     )  # fmt: skip
     return Parameters(
         benchmark=Benchmark(folder=benchmark), backbones={"cogvideox-i2v": backbone}, methods={"focal": [FOCAL]}, sweeps={},
@@ -153,7 +153,7 @@ def test_only_a_committed_and_unchanged_registration_counts(tmp_path, parameters
     path.write_text(text + "# later\n")
     with pytest.raises(ValueError, match="differs from the committed one"):
         registration.read_registration(path)
-    path.write_text(text.replace("pairs: 5", "pairs: 6"))
+    path.write_text(text.replace("pairs: 4", "pairs: 5"))
     git(tmp_path, "commit", "-qam", "changed")
     with pytest.raises(ValueError, match="changed since it was written"):
         registration.read_registration(path)
@@ -173,18 +173,18 @@ def test_what_is_registered_is_the_best_that_keeps_fidelity(tmp_path, parameters
     first = written["settings"][0]
     spread = np.subtract(chosen[0].user_attrs["per prompt"]["adherence"], plain["adherence"])
     assert first["tuning_change"]["adherence"] == pytest.approx(spread.mean(), abs=1e-4)
-    # t(0.975, 4) + z(0.8), times the standard error of five prompts
-    assert first["detectable"] == pytest.approx((2.77645 + 0.84162) * spread.std(ddof=1) / 5**0.5, abs=1e-3)
+    # t(0.975, 3) + z(0.8), times the standard error of four prompts
+    assert first["detectable"] == pytest.approx((3.18245 + 0.84162) * spread.std(ddof=1) / 2, abs=1e-3)
     with pytest.raises(ValueError, match="nothing to register"):
         registration.choose(study, 1e-9, 2)
 
 
 def test_prompts_are_new_and_of_all_events_alike():
     whole = load_parameters(ROOT / "params.yaml")
-    known = {r["prompt"] for r, _, _ in draw_prompts(Split(seed=3, prompts=10, seeds=[0]), set())}
+    known = {r["prompt"] for r, _, _ in draw_prompts(Split(seed=3, prompts=8, seeds=[0]), set())}
     again = draw_prompts(Split(seed=3, prompts=40, seeds=[0]), known)
     assert not {r["prompt"] for r, _, _ in again} & known
-    assert pd.Series([r["main-category"] for r, _, _ in again]).value_counts().eq(8).all()
+    assert pd.Series([r["main-category"] for r, _, _ in again]).value_counts().eq(10).all()
     assert {whole.search.tuning.seed, whole.search.held_out.seed, whole.benchmark.seed} == {23, 29, 7}
     assert not set(whole.search.tuning.seeds) & set(whole.search.held_out.seeds)
 

@@ -12,11 +12,11 @@ class _Strict(BaseModel):
 
 
 class Split(_Strict):
-    """Prompts of the world that are drawn from a seed of their own, in equal parts of the five events, and the seeds of the
+    """Prompts of the world that are drawn from a seed of their own, in equal parts of the four events, and the seeds of the
     noise that videos of them start from."""
 
     seed: int
-    prompts: Annotated[int, Field(ge=5, multiple_of=5)]
+    prompts: Annotated[int, Field(ge=4, multiple_of=4)]
     seeds: Annotated[list[int], Field(min_length=1)]
 
 
