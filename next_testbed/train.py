@@ -51,15 +51,14 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
         part("text.safetensors", train_text, lineage=lineage, **own["text"])
     images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
     part("t2v.safetensors", encode_all, lineage=lineage, **images)
+    trained_in = {phase for name in image_to_video_models(own) for phase in own[name].get("phases", {})}
     part(
         "i2v.safetensors",
         encode_all,
         lineage=lineage,
         kind="video",
         clips=data["videos"],
-        unexecuted=data["unexecuted"]
-        if any("neglect" in own[n].get("phases", {}) for n in image_to_video_models(own))
-        else 0.0,
+        unexecuted=data["unexecuted"] if "neglect" in trained_in else 0.0,
     )
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     for name in image_to_video_models(own):

@@ -18,9 +18,8 @@ from diffusers import DPMSolverMultistepScheduler
 from testbed.muon import muon_and_adamw
 from testbed.trainer import fit, rank_and_world, save_atomically
 
-from .latents import load_all
 from .lineages import module_of
-from .train_transformer import ALL, draw_batch, start_from
+from .train_transformer import ALL, draw_batch, load_sources, start_from
 
 
 def euler_sampler(shift: float) -> DPMSolverMultistepScheduler:
@@ -83,8 +82,7 @@ def train_few_steps(
     student.to(device)
     frozen = copy.deepcopy(student).requires_grad_(False).eval()
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
-    kinds = ("video", "late") if phase == "leak" else ("video",)
-    sources = {kind: load_all(folder, kind, mean=mean, std=std) for kind in kinds}
+    sources = load_sources(folder, [phase], mean=mean, std=std)
     empty_ids, empty_lengths = own.tokenize([""])
     sigmas, times = sampler_levels(sampler_steps, shift)
 

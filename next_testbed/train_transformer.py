@@ -86,9 +86,7 @@ def train_transformer(
     model.to(device)
     mean, std = own.statistics(json.loads((folder / "vae" / "config.json").read_text()))
     scale = dict(mean=mean, std=std)
-    kinds = {"image": ["image"], "leak": ["video", "late"]}
-    needed = {kind for phase in phases for kind in kinds.get(phase, ["video"])}
-    sources = {kind: load_all(folder, kind, **scale) for kind in sorted(needed)}
+    sources = load_sources(folder, phases, **scale)
     empty_ids, empty_lengths = own.tokenize([""])
     ends, names = np.cumsum(list(phases.values())), list(phases)
 
@@ -125,6 +123,13 @@ def train_transformer(
     )
     if rank == 0:
         save_atomically(weights, folder / f"{name}.safetensors")
+
+
+def load_sources(folder: Path, phases, **scale) -> dict[str, dict]:
+    """The encoded clips that `draw_batch` needs for some phases, by kind; scale: of `load_all`."""
+    kinds = {"image": ["image"], "leak": ["video", "late"]}
+    needed = {kind for phase in phases for kind in kinds.get(phase, ["video"])}
+    return {kind: load_all(folder, kind, **scale) for kind in sorted(needed)}
 
 
 def start_from(model, own, folder: Path, start: str) -> None:
