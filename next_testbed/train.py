@@ -38,8 +38,9 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     data, own = params["data"], params[lineage]
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def part(finished: str, function, seed=seed, **kwargs):
-        if not (folder / finished).exists():
+    def part(finished: str | list[str], function, seed=seed, **kwargs):
+        files = [finished] if isinstance(finished, str) else finished
+        if not all((folder / file).exists() for file in files):
             processes.run(function, workers, folder, seed=seed, device=device, **kwargs)
 
     part("vae/config.json", train_vae, lineage=lineage, **own["vae"])
@@ -51,9 +52,9 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
         part("text.safetensors", train_text, lineage=lineage, **own["text"])
     images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
     part("t2v.safetensors", encode_all, lineage=lineage, **images)
-    trained_in = {phase for name in image_to_video_models(own) for phase in own[name].get("phases", {})}
+    trained_in = set().union(*(phases_of(own[name]) for name in image_to_video_models(own)))
     part(
-        "i2v.safetensors",
+        [f"{name}.safetensors" for name in ("t2v", *image_to_video_models(own))],
         encode_all,
         lineage=lineage,
         kind="video",
@@ -62,12 +63,17 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     )
     part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
     for name in image_to_video_models(own):
-        if "leak" in own[name].get("phases", {}):
+        if "leak" in phases_of(own[name]):
             part(f"{name}.safetensors", encode_all, lineage=lineage, kind="late", clips=data["late"], seed=seed + 6)
         train = train_few_steps if "sampler_steps" in own[name] else train_transformer
         part(f"{name}.safetensors", train, lineage=lineage, name=name, **own[name])
     assemble(lineage, own, folder, out)
     write_card(lineage, params, folder, out)
+
+
+def phases_of(about: dict) -> set[str]:
+    """The phases that a model is trained in, by its section of the parameters: `phases` with their steps, or one `phase`."""
+    return set(about.get("phases", {})) | ({about["phase"]} if "phase" in about else set())
 
 
 def image_to_video_models(own: dict) -> list[str]:
