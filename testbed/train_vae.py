@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .clips import training_clip
 from .lineages import module_of
 from .models import LATENT_CHANNELS
 from .muon import muon_and_adamw
 from .trainer import fit, rank_and_world, replace_folder
-from .world import FRAMES, training_clip
+from .world import FRAMES
 
 
 def to_tensor(video: np.ndarray) -> torch.Tensor:
