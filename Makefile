@@ -37,7 +37,7 @@ docs: $(VENV)/.docs  ## the site, into build/site/index.html: from the executed 
 	$(RUN) python -m sphinx -W --keep-going -q -c docs -b html build/site-source build/site
 	@echo build/site/index.html
 
-train-testbed: $(VENV)/.installed  ## every model from nothing; about 10 hours on 2 cores, resumes
+train-testbed: $(VENV)/.installed  ## every model from nothing; a few hours on 2 cores, resumes
 	$(RUN) python -m testbed train
 
 bench: $(VENV)/.installed  ## time the parts of a video, and every method in a block of four models, on this machine

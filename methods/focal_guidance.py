@@ -165,8 +165,8 @@ class FocalGuidance:
         visual = self.values(pipe, call.value.device).visual_values(call.block, anchors, call.value)
         visual = visual.unflatten(-1, (call.value.shape[1], -1))  # (K, H, D)
         value, samples = call.value.clone(), call.conditional()
-        for k, places in enumerate(text_places(call, anchors.tokens)):
-            value[samples, :, places] += self.text * visual[k][None, :, None]
+        for k, positions in enumerate(anchors.tokens):
+            value[samples, :, text_places(call, positions)] += self.text * visual[k][None, :, None]
         call.value = value
 
     def observe(self, call: AttentionCall, out: torch.Tensor) -> None:
@@ -267,7 +267,7 @@ def attention_maps(call: AttentionCall, keywords: tuple[tuple[int, ...], ...]) -
     query, key, scale = call.scaled(slice(call.queries.video.start, call.queries.video.stop), call.video_logits)
     query, key = query[call.conditional()].float(), key[call.conditional()].float()
     words = call.keys.where("text")[-1].nonzero().flatten()
-    places = [torch.tensor(at, device=words.device) for at in text_places(call, keywords)]
+    places = [torch.tensor(text_places(call, at), device=words.device) for at in keywords]
     member = torch.stack([torch.isin(words, at) for at in places], 1).float()
     total = 0.0
     for head in range(query.shape[1]):  # one head at a time bounds the memory: tokens times words

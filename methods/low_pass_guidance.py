@@ -23,7 +23,6 @@ from .core.interception import replace_attribute
 from .core.method_protocol import lists_to_tuples
 from .core.step_windows import Window, check_window, in_window
 from .families import COGVIDEOX, HUNYUAN, WAN, Block
-from .families.hunyuan_video import true_guidance
 
 FILTERS, SPACES, SCHEDULES = ("down_up", "gaussian_blur"), ("latent", "image"), ("interval", "linear", "exponential")
 BATCHED = ("hidden_states", "encoder_hidden_states", "timestep")  # inputs that hold both branches in CogVideoX
@@ -51,7 +50,7 @@ class LowPassGuidance:
     schedule: strength s in these steps, p being step / (steps - 1): "interval" 1; "linear" 1 - p / e, for the window
         ("position", 0, e); "exponential" exp(-rate p), for the window "all". The factor becomes 1 - (1 - factor) s, sigma
         s sigma.
-    guidance: scale of classifier-free guidance; read from the pipeline if None.
+    guidance: scale of classifier-free guidance; read from the pipeline if None, which HunyuanVideo's does not allow.
     Without an unconditional branch (scale 1, distilled guidance) active steps run once, with the filtered condition.
     """
 
@@ -151,7 +150,7 @@ class LowPassGuidance:
             exact = [x.float() for x in (base, sample[:half], sample[half:])]
             new = torch.cat([exact[0], exact[0] + exact[2] - exact[1]])
         else:
-            w = self.guidance if self.guidance is not None else context.guidance or true_guidance(context.pipe)
+            w = self.guidance if self.guidance is not None else context.guidance
             if w is None:
                 raise ValueError("LowPassGuidance does not know the guidance scale of this pipeline: give guidance=")
             if w == 1:

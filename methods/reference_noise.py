@@ -36,8 +36,8 @@ class ReferenceNoise:
     seed: of the noise, which does not depend on the device or on the pipeline's generator.
 
     Only the first latent frame gets noise (both of its copies in CogVideoX-1.5). The time that Wan 2.2 5B and HunyuanVideo
-    token_replace give to the frame stays 0: the model takes it for clean. Of the published models none is known to be
-    trained with such noise on its latents; `wan-i2v-noised` of the testbed was.
+    token_replace give to the frame stays 0: the model takes it for clean. None of the models here is known to be trained
+    with such noise on its latents.
     Two of them act one after the other.
     """
 

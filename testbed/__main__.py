@@ -1,4 +1,4 @@
-"""`python -m testbed train`, `evaluate`, `benchmark`: the embedded world and its models."""
+"""`python -m testbed train`, `benchmark`: the embedded world and its models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from .command_line import run
 
 CHECKPOINTS, BENCHMARK, TRAINING = Path("testbed/checkpoints"), Path("testbed/benchmark"), Path("build/training")
-LINEAGES = ("wan", "cogvideox", "hunyuan")
+LINEAGES = ("wan", "cogvideox")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -23,7 +23,7 @@ def parameters() -> dict:
 
 @app.command()
 def train(
-    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox, hunyuan; all by default")] = None,
+    lineages: Annotated[list[str] | None, typer.Argument(help="wan, cogvideox; both by default")] = None,
     workers: Annotated[int | None, typer.Option(help="processes; one per core by default")] = None,
 ):
     """Train every model from nothing into testbed/checkpoints; a killed run goes on where it was."""
@@ -31,23 +31,6 @@ def train(
 
     for lineage in lineages or LINEAGES:
         train_all(lineage, parameters()["testbed"], TRAINING / lineage, CHECKPOINTS, workers)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="a folder's name in testbed/checkpoints, such as wan-t2v")],
-    guidance: Annotated[list[float], typer.Option(help="guidance scale; may be given several times")] = (1.0, 3.0),
-    samples: Annotated[int, typer.Option(help="the benchmark's first samples")] = 60,
-    steps: Annotated[int, typer.Option(help="denoising steps")] = 10,
-):
-    """Adherence by event, held-out combinations, still copies and camera motion of a trained model."""
-    from .evaluate import evaluate as measure
-    from .processes import default_processes
-
-    if not (BENCHMARK / "meta.json").exists():
-        benchmark()
-    keys = dict(samples=samples, scales=list(guidance), steps=steps, workers=default_processes())
-    print(measure(CHECKPOINTS / model, BENCHMARK, TRAINING / "evaluated" / model, **keys).to_string())
 
 
 @app.command()

@@ -7,8 +7,6 @@ the reference, followed by zeros, in 16 more input channels. Training is v-predi
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -21,22 +19,9 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from .models import (
-    HEAD_DIM,
-    HEADS,
-    LATENT_CHANNELS,
-    LAYERS,
-    SLOTS,
-    TEXT_DIM,
-    build_tokenizer,
-    text_encoder_settings,
-    tokenize_for_t5,
-)
-from .pretrained import take_text_encoder
+from .models import HEAD_DIM, HEADS, LATENT_CHANNELS, LAYERS, SLOTS, TEXT_DIM, build_tokenizer, text_encoder_settings
 from .world import FRAMES, SIZE
 
-tokenize = tokenize_for_t5
-CLEAN_FRAMES = 0  # latent frames that the model is given clean, and need not predict
 SIDE = SIZE // 8  # of a latent frame
 
 
@@ -100,7 +85,7 @@ class Denoiser(nn.Module):
 
     def forward(self, latents, timestep, ids, lengths=None, image_tokens=None):
         """latents (B, C, F, 8, 8), timestep (B,) in 0..999, ids (B, SLOTS) -> v (B, 16, F, 8, 8). `lengths` and
-        `image_tokens`, which the other backbones need, are not used."""
+        `image_tokens`, which the Wan backbone needs, are not used."""
         text = self.text_encoder(ids).last_hidden_state
         positions = get_3d_rotary_pos_embed(
             HEAD_DIM, ((0, 0), (SIDE, SIDE)), (SIDE, SIDE), latents.shape[2], device=latents.device
@@ -108,11 +93,6 @@ class Denoiser(nn.Module):
         video = latents.transpose(1, 2)
         out = self.transformer(video, text, timestep, image_rotary_emb=positions, return_dict=False)[0]
         return out.transpose(1, 2)
-
-
-def build_denoiser(folder: Path) -> Denoiser:
-    """The text-to-video model to be trained; a text encoder in `<folder>/text.safetensors` is taken and frozen."""
-    return take_text_encoder(Denoiser(build_text_encoder(), build_transformer(image_to_video=False)), folder)
 
 
 def build_scheduler() -> CogVideoXDDIMScheduler:
@@ -158,21 +138,11 @@ def statistics(vae_config: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(LATENT_CHANNELS), torch.full((LATENT_CHANNELS,), 1 / vae_config["scaling_factor"])
 
 
-def model_input(noisy: torch.Tensor, condition: torch.Tensor, frames: list[int]) -> torch.Tensor:
-    """What the image-to-video transformer is given: the noisy latents with the reference in more channels."""
-    return torch.cat([noisy, condition_channels(condition, frames)], dim=1)
-
-
-def call_arguments(scale: float, *, image_to_video: bool) -> dict:
-    """What the pipelines are called with besides prompt, size and reference, for guidance of `scale`."""
-    return {"guidance_scale": scale, "negative_prompt": "", "max_sequence_length": SLOTS}
-
-
-def text_to_video_pipeline(vae, text_encoder, transformer, clip=None) -> CogVideoXPipeline:
+def text_to_video_pipeline(vae, text_encoder, transformer) -> CogVideoXPipeline:
     """Assemble the text-to-video pipeline from trained parts."""
     return CogVideoXPipeline(build_tokenizer(), text_encoder, vae, transformer, build_scheduler())
 
 
-def image_to_video_pipeline(vae, text_encoder, transformer, clip=None) -> CogVideoXImageToVideoPipeline:
+def image_to_video_pipeline(vae, text_encoder, transformer, vision=None) -> CogVideoXImageToVideoPipeline:
     """Assemble the image-to-video pipeline from trained parts; it has no image encoder."""
     return CogVideoXImageToVideoPipeline(build_tokenizer(), text_encoder, vae, transformer, build_scheduler())

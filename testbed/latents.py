@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from pathlib import Path
 
@@ -12,19 +10,20 @@ from diffusers import AutoModel
 from safetensors import safe_open
 from transformers import CLIPModel
 
-from .clips import training_clip
 from .lineages import module_of
+from .models import SLOTS, build_tokenizer
 from .train_clip import clip_pixels
 from .train_vae import to_tensor
 from .trainer import rank_and_world, save_atomically
-from .world import generator
+from .world import FRAMES, render, training_clip
 
 SHARD = 256
 
 
-def unexecuted_clips(first: int, count: int, seed: int, share: float) -> list[bool]:
-    """For clips `first .. first + count`, whether their event is left out where neglect is trained."""
-    return [generator("unexecuted", seed, first + i).random() < share for i in range(count)]
+def tokenize(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids (N, SLOTS), lengths (N,)) of captions, padded with 0."""
+    out = build_tokenizer()(captions, padding="max_length", max_length=SLOTS, return_tensors="pt")
+    return out.input_ids, out.attention_mask.sum(1)
 
 
 def encode_shard(lineage, vae, clip, first: int, seed: int, kind: str, unexecuted: float) -> dict[str, torch.Tensor]:
@@ -32,12 +31,11 @@ def encode_shard(lineage, vae, clip, first: int, seed: int, kind: str, unexecute
 
     kind "image": `latent` (N, 16, 1, 8, 8), the final state as a single frame.
     kind "video": `event` (N, 16, 5, 8, 8), the clip with its event; `condition`, what the pipeline encodes of the
-    reference; `still`, the clip without its event, only for the clips marked in `neglected` (N,), in their order;
+    reference; `still`, the reference held for all frames, only for the clips marked in `neglected` (N,), in their order;
     `tokens` (N, 65, 64), the penultimate CLIP states of the reference, if there is a `clip`.
-    kind "late": the same of clips whose event begins late, none of them without its event.
     """
-    clips = [training_clip(first + i, seed=seed) for i in range(SHARD)]
-    ids, lengths = lineage.tokenize([c.caption for c in clips])
+    clips = [training_clip(first + i, seed=seed, unexecuted=unexecuted) for i in range(SHARD)]
+    ids, lengths = tokenize([c.caption for c in clips])
     out = {"ids": ids.to(torch.int16), "lengths": lengths.to(torch.int16)}
 
     def encode(videos):
@@ -47,17 +45,16 @@ def encode_shard(lineage, vae, clip, first: int, seed: int, kind: str, unexecute
         ]
         return torch.cat(z).half().cpu()
 
-    if kind == "late":
-        clips = [c.late(generator("late", seed, first + i)) for i, c in enumerate(clips)]
-    videos = [c.video() for c in clips]
+    videos = [render(c.scene, c.event) for c in clips]
     if kind == "image":
         return out | {"latent": encode([to_tensor(v[-1:]) for v in videos])}
+    references = [to_tensor(v[:1]) for v in videos]
+    neglected = torch.tensor([not c.executed for c in clips])
     out["event"] = encode([to_tensor(v) for v in videos])
-    out["condition"] = lineage.encode_references(encode, [to_tensor(v[:1]) for v in videos])
-    neglected = unexecuted_clips(first, SHARD, seed, unexecuted)
-    stills = [to_tensor(c.video(executed=False)) for c, n in zip(clips, neglected, strict=True) if n]
+    out["condition"] = lineage.encode_references(encode, references)
+    stills = [r.expand(-1, FRAMES, -1, -1) for r, n in zip(references, neglected, strict=True) if n]
     out["still"] = encode(stills) if stills else out["event"][:0]
-    out["neglected"] = torch.tensor(neglected).to(torch.uint8)
+    out["neglected"] = neglected.to(torch.uint8)
     if clip is not None:
         pixels = torch.stack([clip_pixels(v[0]) for v in videos]).to(clip.device)
         out["tokens"] = clip.vision_model(pixels, output_hidden_states=True).hidden_states[-2].half().cpu()
@@ -75,9 +72,8 @@ def encode_all(
     rank, world = rank_and_world()
     target = folder / "latents"
     target.mkdir(exist_ok=True)
-    _same_settings(folder, kind, {"clips": clips, "seed": seed, "unexecuted": unexecuted})
     vae, clip = AutoModel.from_pretrained(str(folder / "vae")).to(device), None
-    if kind != "image" and (folder / "clip").exists():
+    if kind == "video" and (folder / "clip").exists():
         clip = CLIPModel.from_pretrained(folder / "clip").to(device).eval()
     files = [target / f"{kind}-{k:04d}.safetensors" for k in range(-(-clips // SHARD))]
     mine = [f for f in files[rank::world] if not f.exists()]
@@ -89,19 +85,6 @@ def encode_all(
         if rank == 0:
             left = (time.time() - began) / (done + 1) * (len(mine) - done - 1)
             print(f"encode {kind}: {done + 1}/{len(mine)} shards of this process  {left / 60:.1f} min left", flush=True)
-
-
-def _same_settings(folder: Path, kind: str, settings: dict) -> None:
-    """Note beside the shards what they are of. Raises ValueError where those that exist are of other settings or of another
-    autoencoder."""
-    note = folder / "latents" / f"{kind}.json"
-    weights = (folder / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    settings = settings | {"autoencoder": hashlib.sha256(weights).hexdigest()[:16]}
-    if note.exists() and json.loads(note.read_text()) != settings:
-        raise ValueError(
-            f"{note} says that the clips encoded there are others than {settings}: delete {kind}-*.safetensors and it"
-        )
-    note.write_text(json.dumps(settings))
 
 
 def load_all(folder: Path, kind: str, *, mean, std) -> dict[str, torch.Tensor]:

@@ -1,25 +1,10 @@
-"""What the testbed's backbones share: sizes, tokenizers and the small CLIP model."""
+"""What the testbed's two backbones share: sizes, tokenizers and the small CLIP model."""
 
 from __future__ import annotations
 
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPTextModel,
-    CLIPTokenizer,
-    CLIPVisionModel,
-    PreTrainedTokenizerFast,
-    T5Tokenizer,
-)
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, T5Tokenizer
 
-from .captions import vocabulary
-from .world import SIZE
+from .world import SIZE, vocabulary
 
 LATENT_CHANNELS = 16
 SLOTS = 24  # token slots of a caption in training; the longest caption has 23 tokens
@@ -29,7 +14,7 @@ LAYERS, HEADS, HEAD_DIM = 10, 3, 32
 
 
 def build_clip() -> CLIPModel:
-    """A CLIP model of 64 x 64 images (8 x 8 patches, 65 tokens); Wan's pipeline uses its vision half, HunyuanVideo's both."""
+    """A CLIP model of 64 x 64 images (8 x 8 patches, 65 tokens); the pipeline uses its vision half."""
     size = dict(hidden_size=IMAGE_DIM, intermediate_size=2 * IMAGE_DIM, num_attention_heads=4)
     tokenizer = build_clip_tokenizer()
     text = dict(
@@ -62,7 +47,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
                 merges.append(pair)
             pieces[:2] = [pieces[0] + pieces[1]]
             vocab.setdefault(pieces[0], len(vocab))
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)  # as the pipelines pad to
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=32)
 
 
 def build_tokenizer() -> T5Tokenizer:
@@ -73,30 +58,8 @@ def build_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
-def tokenize_for_t5(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids (N, SLOTS), lengths (N,)) of captions for the T5 encoders, padded with 0."""
-    out = build_tokenizer()(captions, padding="max_length", max_length=SLOTS, return_tensors="pt")
-    return out.input_ids, out.attention_mask.sum(1)
-
-
-def vision_half(clip: CLIPModel) -> CLIPVisionModel:
-    """The vision half of a CLIP model, with its weights."""
-    model = CLIPVisionModel(clip.config.vision_config).eval()
-    own = clip.vision_model.state_dict()
-    model.load_state_dict({k: own[k.removeprefix("vision_model.")] for k in model.state_dict()})
-    return model
-
-
-def text_half(clip: CLIPModel) -> CLIPTextModel:
-    """The text half of a CLIP model, with its weights."""
-    model = CLIPTextModel(clip.config.text_config).eval()
-    own = clip.text_model.state_dict()
-    model.load_state_dict({k: own[k.removeprefix("text_model.")] for k in model.state_dict()})
-    return model
-
-
 def text_encoder_settings() -> dict:
-    """What CogVideoX's T5 encoder and Wan's UMT5 encoder have in common: two layers."""
+    """What the T5 encoder of one backbone and the UMT5 encoder of the other have in common: two layers."""
     return dict(
         vocab_size=len(build_tokenizer()),
         d_model=TEXT_DIM,
@@ -114,31 +77,3 @@ def build_image_processor() -> CLIPImageProcessorPil:
     """Resize to 64 x 64 and normalise; PIL only, so that torchvision is not needed."""
     side = {"height": SIZE, "width": SIZE}
     return CLIPImageProcessorPil(size=side, crop_size=side, resample=3, do_center_crop=False)
-
-
-def build_llama_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token per word of the grammar and Llama's chat tokens, for the LLaVA of the third backbone."""
-    special = [
-        "<pad>",
-        "<|begin_of_text|>",
-        "<unk>",
-        "<image>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eot_id|>",
-    ]
-    vocab = {piece: i for i, piece in enumerate([*special, "system", "user", "assistant", ".", ",", *vocabulary()])}
-    tokenizer = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", vocab["<|begin_of_text|>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin_of_text|>",
-        eos_token="<|eot_id|>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        padding_side="right",
-        additional_special_tokens=["<image>", "<|start_header_id|>", "<|end_header_id|>"],
-    )

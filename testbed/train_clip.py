@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .captions import scene_caption
-from .clips import training_clip
 from .models import build_clip, build_clip_tokenizer
 from .trainer import fit, rank_and_world, replace_folder
-from .world import final_objects, generator
+from .world import final_objects, generator, scene_caption, training_clip
 
 # The normalisation of CLIPImageProcessor, which prepares the reference image in the pipeline.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -32,7 +30,7 @@ def frame_and_sentence(index: int, seed: int) -> tuple[torch.Tensor, str]:
 
 
 def train_clip(folder: Path, *, seed: int, steps: int, batch: int, lr: float, device="cpu") -> None:
-    """Train with the symmetric contrastive loss over each process's share of the batch; write `<folder>/clip/` and its tokenizer."""
+    """Train with the symmetric contrastive loss over the batch; write `<folder>/clip/` and its tokenizer."""
     torch.manual_seed(seed)
     model, tokenizer = build_clip().to(device), build_clip_tokenizer()
     rank, world = rank_and_world()

@@ -14,31 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .clips import Clip, training_clip
+from .latents import tokenize
 from .lineages import module_of
-from .models import TEXT_DIM, build_tokenizer, tokenize_for_t5
+from .models import TEXT_DIM, build_tokenizer
 from .trainer import fit, rank_and_world, save_atomically
-from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES
+from .world import COLOURS, DIRECTIONS, EVENTS, SHAPES, Clip, training_clip
 
 IGNORED = -100  # the label of a question without an answer; cross_entropy leaves it out
-QUESTIONS = {
-    "kind": EVENTS,
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "direction": tuple(DIRECTIONS),
-    "other colour": tuple(COLOURS),
-    "other shape": SHAPES,
-}
+QUESTIONS = {"kind": EVENTS, "colour": tuple(COLOURS), "shape": SHAPES, "direction": tuple(DIRECTIONS)}
 
 
 def answers(clip: Clip) -> list[int]:
     """What happens in a clip, one index per entry of QUESTIONS: the event, colour and shape as they are at its end (of
-    a disappearing object as they were), direction, colour and shape of what is pushed. IGNORED where there is none."""
+    a disappearing object as they were), direction. IGNORED where there is none."""
     event = clip.event
     thing = event.result or (clip.scene.objects[event.target] if event.target is not None else None)
-    other = event.other_result
     values = [event.kind, thing and thing.colour, thing and thing.shape, event.direction]
-    values += [other and other.colour, other and other.shape]
     return [
         IGNORED if v is None else list(options).index(v) for v, options in zip(values, QUESTIONS.values(), strict=True)
     ]
@@ -52,16 +43,16 @@ class Reader(nn.Module):
         words = len(build_tokenizer())
         self.encoder = encoder
         self.before, self.behind = nn.Linear(TEXT_DIM, words), nn.Linear(TEXT_DIM, words)
-        self.happens = nn.ModuleList(nn.Linear(TEXT_DIM, len(options)) for options in QUESTIONS.values())
+        self.happens = nn.ModuleDict({name: nn.Linear(TEXT_DIM, len(o)) for name, o in QUESTIONS.items()})
 
     def loss(self, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """ids (B, SLOTS), lengths (B,), labels (B, 6) -> sum of the heads' cross-entropies."""
+        """ids (B, SLOTS), lengths (B,), labels (B, 4) -> sum of the heads' cross-entropies."""
         states = self.encoder(ids).last_hidden_state  # (B, SLOTS, TEXT_DIM)
         inner = torch.arange(1, ids.shape[1] - 1, device=ids.device) < lengths[:, None] - 1  # has a word on either side
         middle = states[:, 1:-1][inner]
         total = F.cross_entropy(self.before(middle), ids[:, :-2][inner])
         total = total + F.cross_entropy(self.behind(middle), ids[:, 2:][inner])
-        for head, label in zip(self.happens, labels.T, strict=True):
+        for head, label in zip(self.happens.values(), labels.T, strict=True):
             if (label != IGNORED).any():  # a mean over nothing is not a number
                 every = label[:, None].expand(-1, ids.shape[1])
                 total = total + F.cross_entropy(head(states).flatten(0, 1), every.flatten(), ignore_index=IGNORED)
@@ -76,7 +67,7 @@ def train_text(folder: Path, *, lineage: str, seed: int, steps: int, batch: int,
 
     def loss(step):
         clips = [training_clip(step * batch + i, seed=seed + 5) for i in range(rank, batch, world)]
-        ids, lengths = tokenize_for_t5([c.caption for c in clips])
+        ids, lengths = tokenize([c.caption for c in clips])
         return reader.loss(ids.to(device), lengths.to(device), torch.tensor([answers(c) for c in clips]).to(device))
 
     optimizers = [torch.optim.AdamW(reader.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]

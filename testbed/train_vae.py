@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .clips import training_clip
 from .lineages import module_of
 from .models import LATENT_CHANNELS
 from .muon import muon_and_adamw
 from .trainer import fit, rank_and_world, replace_folder
-from .world import FRAMES
+from .world import FRAMES, training_clip
 
 
 def to_tensor(video: np.ndarray) -> torch.Tensor:

@@ -8,8 +8,6 @@ flow matching: the target is noise - data at x_t = (1 - t) data + t noise.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import (
     AutoencoderKLWan,
@@ -19,7 +17,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from torch import nn
-from transformers import CLIPModel, UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from .folding import folded_padding
 from .models import (
@@ -33,14 +31,9 @@ from .models import (
     build_image_processor,
     build_tokenizer,
     text_encoder_settings,
-    tokenize_for_t5,
-    vision_half,
 )
-from .pretrained import take_text_encoder
 from .world import FRAMES
 
-tokenize = tokenize_for_t5
-CLEAN_FRAMES = 0  # latent frames that the model is given clean, and need not predict
 FFN_DIM = 256
 FLOW_SHIFT = 3.0
 
@@ -126,11 +119,6 @@ class Denoiser(nn.Module):
             )[0]
 
 
-def build_denoiser(folder: Path) -> Denoiser:
-    """The text-to-video model to be trained; a text encoder in `<folder>/text.safetensors` is taken and frozen."""
-    return take_text_encoder(Denoiser(build_text_encoder(), build_transformer(image_to_video=False)), folder)
-
-
 def sample_timesteps(generator: torch.Generator, count: int, shift: float = 2.0) -> torch.Tensor:
     """Timesteps in (0, 1000): logit-normal, shifted towards noise as the sampler's flow shift does."""
     t = torch.sigmoid(torch.randn(count, generator=generator) * 1.1)
@@ -178,29 +166,19 @@ def build_scheduler() -> UniPCMultistepScheduler:
     )
 
 
-def model_input(noisy: torch.Tensor, condition: torch.Tensor, frames: list[int]) -> torch.Tensor:
-    """What the image-to-video transformer is given: the noisy latents with the reference in more channels."""
-    return torch.cat([noisy, condition_channels(condition, frames)], dim=1)
-
-
-def call_arguments(scale: float, *, image_to_video: bool) -> dict:
-    """What the pipelines are called with besides prompt, size and reference, for guidance of `scale`."""
-    return {"guidance_scale": scale, "negative_prompt": ""}
-
-
-def text_to_video_pipeline(vae, text_encoder, transformer, clip: CLIPModel) -> WanPipeline:
-    """Assemble the text-to-video pipeline from trained parts; it has no use for CLIP."""
+def text_to_video_pipeline(vae, text_encoder, transformer) -> WanPipeline:
+    """Assemble the text-to-video pipeline from trained parts."""
     return WanPipeline(build_tokenizer(), text_encoder, vae, build_scheduler(), transformer)
 
 
-def image_to_video_pipeline(vae, text_encoder, transformer, clip: CLIPModel) -> WanImageToVideoPipeline:
-    """Assemble the image-to-video pipeline from trained parts; the vision half of `clip` is its image encoder."""
+def image_to_video_pipeline(vae, text_encoder, transformer, vision: CLIPVisionModel) -> WanImageToVideoPipeline:
+    """Assemble the image-to-video pipeline from trained parts."""
     return WanImageToVideoPipeline(
         tokenizer=build_tokenizer(),
         text_encoder=text_encoder,
         vae=vae,
         scheduler=build_scheduler(),
         image_processor=build_image_processor(),
-        image_encoder=vision_half(clip),
+        image_encoder=vision,
         transformer=transformer,
     )

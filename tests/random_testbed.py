@@ -15,8 +15,10 @@ from analysis.tuning.encode_clips import Source, from_world
 from analysis.tuning.tune_focal_guidance import new_projection
 from methods import FocalGuidance
 from methods.focal_anchors.projection import AnchorProjection, clip_hash, sizes
-from testbed import cogvideox, hunyuan
-from testbed.models import SLOTS, build_clip
+from next_testbed import hunyuan
+from next_testbed.models import build_clip
+from testbed import cogvideox
+from testbed.models import SLOTS
 
 CLIP = "testbed/checkpoints/clip"
 

@@ -81,7 +81,7 @@ def test_images_have_the_size_that_they_have_upright():
 def test_the_testbed_is_a_benchmark_like_any_other():
     folder = ROOT / "testbed/benchmark"
     benchmark = read_benchmark(folder)
-    assert benchmark.name == "testbed" and not benchmark.problems and len(benchmark.samples) == 567
+    assert benchmark.name == "testbed" and not benchmark.problems and len(benchmark.samples) == 467
     assert benchmark.records == json.loads((folder / "meta.json").read_text()) == load_samples(folder)
 
 

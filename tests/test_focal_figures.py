@@ -21,7 +21,7 @@ def scores(follows, seeds=(0, 1)):
     """Scores of 12 prompts; follows: (prompt, seed) -> adherence."""
     rows = [
         {"sample": f"{KINDS[i % 4]}_{i:03d}", "main_category": KINDS[i % 4], "seed": s, "adherence": follows(i, s),
-         "macro": 0.5 + follows(i, s) / 2, "flow_px": 0.1 + 0.01 * i + follows(i, s) / 50, "asked_px": 3.0 + i,
+         "macro": 0.5 + follows(i, s) / 2, "flow_px": 0.1 + 0.01 * i + follows(i, s) / 50, "displacement_px": 3.0 + i,
          "first_psnr": 32.0, "background_psnr": 40.0 + i / 10, "sharpness_retention": 0.3}
         for i in range(12) for s in seeds
     ]  # fmt: skip
@@ -54,15 +54,15 @@ def test_prompts_that_change_only_between_seeds_are_unchanged():
 
 
 def test_displacement_is_of_move_prompts_alone(found):
-    table = tuning.compare(found, tuning.COMPARED, ["asked_px", "flow_px"]).set_index("measure")
-    assert set(table.loc["asked_px", "n"]) == {3} and set(table.loc["flow_px", "n"]) == {12}
+    table = tuning.compare(found, tuning.COMPARED, ["displacement_px", "flow_px"]).set_index("measure")
+    assert set(table.loc["displacement_px", "n"]) == {3} and set(table.loc["flow_px", "n"]) == {12}
     without = {k: t[t["main_category"] != "motion"] for k, t in found.items()}
-    assert "asked_px" not in set(tuning.compare(without, tuning.COMPARED, list(tuning.QUALITY))["measure"])
-    assert len(tuning.quality_figure(without, "a model").axes) == len(tuning.QUALITY) - 1
+    assert "displacement_px" not in set(tuning.compare(without, tuning.COMPARED, list(tuning.QUALITY))["measure"])
+    assert len(tuning.quality_figure(without).axes) == len(tuning.QUALITY) - 1
 
 
 def test_figures_say_how_many(found):
-    figure = tuning.ablation_figure(found, "a model")
+    figure = tuning.ablation_figure(found)
     assert "12 prompts, 2 seeds" in figure.get_suptitle()
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(tuning.ROWS)
     assert any("0 of 24 videos changed" in t.get_text() for ax in figure.axes for t in ax.texts)

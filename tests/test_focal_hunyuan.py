@@ -14,8 +14,8 @@ from random_testbed import CLIP, picture, projections, spread_biases_too
 from methods import DyMoS, FocalGuidance, LowPassGuidance, steer
 from methods.focal_anchors.keywords import find_anchors, load_clip
 from methods.focal_anchors.projection import encode_reference, sizes
-from testbed import hunyuan
-from testbed.models import SLOTS
+from next_testbed import hunyuan
+from next_testbed.models import SLOTS
 
 PROMPT = "we see a yellow square and a purple circle. the yellow square pushes the purple circle."
 DUAL, SINGLE, FRAME = 2, 2, 64

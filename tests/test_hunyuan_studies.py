@@ -17,7 +17,7 @@ from analysis.study.parameters import load_parameters
 from analysis.videos.generate import load_pipeline, sample_video
 from analysis.videos.sample_video import pipeline_inputs
 from analysis.videos.study_videos import study_cells
-from testbed import hunyuan
+from next_testbed import hunyuan
 
 IMAGE_TOKENS, VIDEO = 64 // hunyuan.KEPT, 3 * 64
 

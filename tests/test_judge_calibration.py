@@ -275,10 +275,8 @@ def test_the_simulated_judge_errs_as_stated_and_the_calibration_finds_it(tmp_pat
     assert 0.02 < (known["answer"] == "unknown").mean() < 0.09
     for stratum, (se, sp) in {"yes": (0.9, 0.75), "no": (0.75, 0.9)}.items():  # undecided counts as wrong
         one = calibrate(table, stratum=stratum)
-        for found, true in ((one.sensitivity, se * 0.95), (one.specificity, sp * 0.95 + 0.05)):
-            assert abs(found.value - true) < 0.75 * (
-                found.high - found.low
-            )  # three standard errors: four are looked at
+        assert one.sensitivity.low < se * 0.95 < one.sensitivity.high
+        assert one.specificity.low < sp * 0.95 + 0.05 < one.specificity.high
     again = calibration_clips.read_answers(tmp_path)
     pd.testing.assert_frame_equal(again, table.reset_index(drop=True), check_dtype=False)
     assert len(pd.read_csv(tmp_path / "calibration.csv")) == 10
@@ -319,7 +317,7 @@ def test_shuffled_and_still_clips_are_what_they_say():
     for (_, _, true), (_, _, copy), (_, _, shuffled) in zip(found[::3], found[1::3], found[2::3], strict=True):
         assert (copy == copy[0]).all() and (true[0] == copy[0]).all() and not (true == copy).all()
         assert not (shuffled[0] == true[0]).all()
-    with pytest.raises(ValueError, match="the benchmark has 567"):
+    with pytest.raises(ValueError, match="the benchmark has 467"):
         next(calibration_clips.clips(11, 5000))
 
 

@@ -172,7 +172,7 @@ def test_the_remedies_are_those_of_the_grids():
     assert used == run
     assert len({r.name for r in remedies}) == len(remedies) and all(r.source for r in remedies)
     for r in remedies:
-        for lineage in ("wan", "cogvideox", "hunyuan"):
+        for lineage in ("wan", "cogvideox"):
             own = {
                 m
                 for n, s in parameters.sweeps.items()
@@ -193,7 +193,7 @@ def test_the_study_stands_apart():
     assert all(s.apart == ("loosening" in n) for sweeps in (small, full, apart) for n, s in sweeps.items())
     assert "loosening" not in small and "loosening-small" in small
     assert not any("loosening" in n for n in full) and "loosening" in apart and "loosening-small" not in apart
-    assert sum(s.samples * len(s.methods) for n, s in small.items() if "loosening" in n) <= 60
+    assert sum(s.samples * len(s.methods) for n, s in small.items() if "loosening" in n) <= 24
 
 
 def test_a_remedy_that_a_model_refuses_says_why(monkeypatch):
@@ -288,7 +288,7 @@ def test_failures_exclude_each_other():
 def test_what_goes_with_an_effect_is_found(monkeypatch):
     n, rng = 40, np.random.default_rng(0)
     ids, mass = [f"s{i:02d}" for i in range(n)], rng.uniform(0, 0.2, 40)
-    kinds = ["addition", "deletion", "modification", "motion", "interaction"] * 8
+    kinds = ["addition", "deletion", "modification", "motion"] * 10
     plain = pd.DataFrame({"method": "none", "sample": ids, "seed": 0, "main_category": kinds, "adherence": 0, "onset": 17,
                           "still_copy": 1, "object_integrity": 1.0})  # fmt: skip
     steered = plain.assign(method="dymos-1", adherence=(mass > 0.1).astype(int), still_copy=(mass <= 0.1).astype(int))
@@ -306,7 +306,9 @@ def test_what_goes_with_an_effect_is_found(monkeypatch):
     )
     assert table.loc["words' mass", "rho"] > 0.7 and np.isnan(table.loc[causes.ONSET, "carried"])
     changes = causes.outcome_changes(parameters, "wan-i2v").set_index("what")
-    assert changes.loc["still copy", "difference"] == pytest.approx(-effect) and changes.loc["followed, move", "n"] == 8
+    assert (
+        changes.loc["still copy", "difference"] == pytest.approx(-effect) and changes.loc["followed, move", "n"] == 10
+    )
     assert (
         len(causes.outcomes_table(changes.reset_index())) == 1 and len(causes.carriers_table(table.reset_index())) == 2
     )

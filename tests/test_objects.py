@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,14 +15,12 @@ from analysis.scoring.objects import (
     onset_and_return,
     subject_psnr,
 )
-from analysis.scoring.optical_flow import pair_scores
-from analysis.scoring.score_video import measures, motion
-from testbed.benchmark import ambient_of, draw_benchmark
-from testbed.world import COLOURS, STILL, render
+from analysis.scoring.score_video import motion
+from testbed.benchmark import draw_benchmark
+from testbed.world import COLOURS, render
 
-KINDS = ("appear", "disappear", "recolour", "move", "push")
+KINDS = ("appear", "disappear", "recolour", "move")
 SAMPLES = draw_benchmark(5, dict.fromkeys(KINDS, 8))
-NO_PAN = np.zeros((17, 2))
 
 
 def reference(scene, event):
@@ -36,84 +33,56 @@ def test_the_asked_change_is_read_off_the_questions(kind):
         asked = asked_of(record["questions"])
         thing = event.result if kind == "appear" else scene.objects[event.target]
         assert (asked.event, asked.colour) == (kind, thing.colour)
-        other = {"recolour": lambda s, e: e.result.colour, "push": lambda s, e: s.objects[e.other].colour}
-        assert asked.other == (other[kind](scene, event) if kind in other else "")
+        assert asked.other == (event.result.colour if kind == "recolour" else "")
 
 
 def test_displacement_and_onset_are_the_worlds():
     for record, scene, event in SAMPLES:
         video = render(scene, event)
-        found = object_measures(video, reference(scene, event), record["questions"], NO_PAN)
-        known = truth(scene, event, STILL, 17)
+        found, known = object_measures(video, reference(scene, event), record["questions"]), truth(scene, event, 17)
         assert found["onset"] == pytest.approx(known["onset"], abs=2)
         assert found["returned"] == 0 and (found["object_integrity"] == 1 or np.isnan(found["object_integrity"]))
-        if event.kind in ("move", "push"):
-            assert found["asked_px"] == pytest.approx(known["asked_px"], abs=0.75)
+        if event.kind == "move":
+            assert found["asked_px"] == pytest.approx(known["asked_px"], abs=0.5)
         else:
             assert np.isnan(found["asked_px"])
 
 
-def test_what_the_camera_and_bystanders_do_is_not_taken_for_the_asked_change():
-    off, camera = [], []
-    for record, scene, event in SAMPLES:
-        ambient = ambient_of(record, scene, event)
-        known = truth(scene, event, ambient, 17)
-        found = measures(render(scene, event, ambient), reference(scene, event), record["questions"])
-        assert found["onset"] == pytest.approx(known["onset"], abs=2) and found["returned"] == 0
-        off.append(abs(found["asked_px"] - known["asked_px"]))
-        camera.append(abs(found["camera_px"] - known["camera_px"]))
-    assert np.nanquantile(off, 0.9) < 1 and np.quantile(camera, 0.9) < 1
-
-
-def test_a_camera_that_pans_is_no_motion_of_objects():
-    record, scene, event = next(s for s in SAMPLES if s[2].kind == "appear")
-    ambient = replace(STILL, pan=(6.0, -4.0))
-    panned = render(scene, event, ambient, executed=False)
-    found = measures(panned, panned[0], record["questions"])
-    assert found["camera_px"] == pytest.approx(np.hypot(6, 4) * 14.5 / 16, abs=0.5)
-    assert (
-        found["flow_px"] < 0.1 < 0.4 < pair_scores(panned).mean()
-        and found["background_psnr"] > 30
-        and found["onset"] == 17
-    )
-
-
 def test_a_still_copy_has_no_displacement_and_no_onset():
     for record, scene, event in SAMPLES:
-        still = render(scene, event, executed=False)
-        found = object_measures(still, still[0], record["questions"], NO_PAN)
+        found = object_measures(render(scene, event, executed=False), reference(scene, event), record["questions"])
         assert found["onset"] == 17 and found["returned"] == 0 and not found["asked_px"] > 0.01
 
 
 def test_a_shape_that_fades_in_displaces_nothing():
     """Decoded, its optical flow is half that of a shape that crosses a quarter of the frame."""
     for _, scene, event in (s for s in SAMPLES if s[2].kind == "appear"):
-        assert displaced(render(scene, event), scene.objects[0].colour, NO_PAN).max() == 0
+        assert displaced(render(scene, event), scene.objects[0].colour).max() == 0
 
 
 def test_a_shape_that_breaks_up_still_has_one_place():
     _, scene, event = next(s for s in SAMPLES if s[2].kind == "move")
     video, colour = render(scene, event), scene.objects[event.target].colour
-    whole = displaced(video, colour, NO_PAN)
+    whole = displaced(video, colour)
     y = round(event.result.y)
     video[-4:, y - 2 : y + 2, :] = video[0, :1, :1]  # a gap of four rows through its middle
-    assert displaced(video, colour, NO_PAN)[-1] == pytest.approx(whole[-1], abs=1.5)
+    assert displaced(video, colour)[-1] == pytest.approx(whole[-1], abs=1.5)
 
 
 def test_a_lost_object_is_as_far_as_when_it_was_last_seen():
     _, scene, event = next(s for s in SAMPLES if s[2].kind == "move")
     video, colour = render(scene, event), scene.objects[event.target].colour
-    whole = displaced(video, colour, NO_PAN)
+    whole = displaced(video, colour)
     video[10:] = video[0, :1, :1]
-    assert displaced(video, colour, NO_PAN)[-1] == pytest.approx(whole[9])
-    assert np.isnan(displaced(np.full_like(video, 120), colour, NO_PAN)).all()
+    assert displaced(video, colour)[-1] == pytest.approx(whole[9])
+    assert np.isnan(displaced(np.full_like(video, 120), colour)).all()
 
 
 def test_a_video_that_goes_back_is_said_to_return():
     for record, scene, event in SAMPLES:
         video = render(scene, event)
         back = np.concatenate([video[::2], np.repeat(video[:1], 8, axis=0)])
-        found = object_measures(back, reference(scene, event), record["questions"], NO_PAN)
+        found = object_measures(back, reference(scene, event), record["questions"])
         assert found["returned"] == 1 and found["onset"] < 17
     assert onset_and_return(np.array([0, 1, 0, 1, 1, 0, 0, 0], bool)) == (3, 1)
     assert onset_and_return(np.array([0, 0, 0, 1], bool)) == (4, 0)  # once is no onset
@@ -140,20 +109,19 @@ def test_subject_fidelity_follows_the_object():
     record, scene, event = next(s for s in SAMPLES if s[2].kind == "move")
     asked = asked_of(record["questions"])
     assert subject_psnr(render(scene, event), reference(scene, event), asked) > 25
-    assert changed(render(scene, event), asked, NO_PAN).any()
+    assert changed(render(scene, event), asked).any()
 
 
 def test_temporal_flickering_is_vbenchs_formula():
     video = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     by_pairs = [np.mean(np.abs(a.astype(np.float64) - b)) for a, b in pairwise(video)]
-    found = motion(video, np.zeros((4, 2)))
-    assert found["temporal_flickering"] == pytest.approx((255 - np.mean(by_pairs)) / 255, abs=1e-6)
-    quarters = [found[f"flow_q{i}"] for i in range(1, 5)]
-    assert np.mean(quarters) == pytest.approx(found["flow_px"])
+    assert motion(video)["temporal_flickering"] == pytest.approx((255 - np.mean(by_pairs)) / 255, abs=1e-6)
+    quarters = [motion(video)[f"flow_q{i}"] for i in range(1, 5)]
+    assert np.mean(quarters) == pytest.approx(motion(video)["flow_px"])
 
 
 def test_the_table_of_instruments_states_error_per_event():
-    rows = pd.DataFrame([r for s in SAMPLES[:10] for r in check(*s, lambda video: video)])
+    rows = pd.DataFrame([r for s in SAMPLES[:8] for r in check(*s, lambda video: video)])
     table = summary(rows)
     moves = table[(table["measure"] == "asked_px") & (table["event"] == "move") & (table["video"] == "true")]
     assert moves["n"].item() == 2 and moves["mean_error"].item() < 0.5

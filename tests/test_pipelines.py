@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny_pipelines
 import torch
 from diffusers import WanImageToVideoPipeline
 from families import forward, make
@@ -14,7 +13,6 @@ from PIL import Image
 
 from methods import AlignVid, DyMoS, LowPassGuidance, record, steer
 from methods.__main__ import main
-from methods.families import hunyuan_video
 from methods.registry import from_dict, to_dict
 
 CHECKPOINT = "testbed/checkpoints/wan-i2v"
@@ -120,16 +118,6 @@ def test_sequential_guidance_becomes_three_passes(name):
     c_lp, u_lp = (forward(model, x | {"hidden_states": blurred}) for x in (inputs, negative))
     expected = forward(model, negative) + 4 * (c_lp - u_lp)
     assert torch.allclose(uncond + 4 * (cond - uncond), expected, atol=2e-5)
-
-
-def test_the_scale_of_true_guidance_is_read_from_hunyuan_video():
-    pipe, inputs = tiny_pipelines.build("hunyuan-token-replace")
-    found = []
-    for scale, given in ((3.0, None), (3.0, 3.0), (2.0, None)):
-        with steer(pipe, LowPassGuidance(factor=0.5, window="all", guidance=given)):
-            found.append(tiny_pipelines.video(pipe, inputs | {"true_cfg_scale": scale}, steps=2))
-    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
-    assert not hunyuan_video.TRUE_SCALE and "check_inputs" not in vars(pipe)
 
 
 def test_batched_guidance_becomes_three_passes():

@@ -243,7 +243,7 @@ def test_names_that_do_not_exist_are_refused(parameters):
         benchmark_request(parameters, "motion_999")
     with pytest.raises(ValueError, match="no method 'magic'"):
         benchmark_request(parameters, "motion_000", "magic")
-    assert len(sample_names()) == 567
+    assert len(sample_names()) == 467
     check_prompt("The red circle.".lower())
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 FULL = Path(__file__).parents[1] / "results/full"
 CLAIMS = pd.read_csv(FULL / "claims/claims.csv")
-LINEAGES = {"wan-i2v": "wan", "cogvideox-i2v": "cogvideox", "hunyuan-i2v": "hunyuan"}
+LINEAGES = {"wan-i2v": "wan", "cogvideox-i2v": "cogvideox"}
 # claim -> (sweeps of a, method, guidance), the same of b, column, factor, prompts of motion alone
 CASES = {
     "alignvid-adherence": (("methods-alignvid",), "alignvid", 1, ("baseline",), "none", 1, "adherence", 100),

@@ -189,11 +189,6 @@ PIPELINES = {
     "wan-t2v": "WanPipeline",
     "cogvideox-i2v": "CogVideoXImageToVideoPipeline",
     "cogvideox-t2v": "CogVideoXPipeline",
-    "hunyuan-i2v": "HunyuanVideoImageToVideoPipeline",
-    "hunyuan-t2v": "HunyuanVideoPipeline",
-    "wan-i2v-unexecuted": "WanImageToVideoPipeline",
-    "wan-i2v-noised": "WanImageToVideoPipeline",
-    "wan-i2v-few-steps": "WanImageToVideoPipeline",
 }
 
 
@@ -201,20 +196,16 @@ PIPELINES = {
 def test_shipped_checkpoints_are_small_and_load(name):
     import diffusers
 
-    from methods.families import describe
-
     folder = ROOT / "testbed/checkpoints" / name
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 25e6
     assert not [f for f in folder.rglob("*") if f.suffix in {".bin", ".pt", ".pkl"}]
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
     assert type(pipe).__name__ == PIPELINES[name]
-    assert len(describe(pipe.transformer).blocks) >= 10
+    blocks = pipe.transformer.blocks if name.startswith("wan") else pipe.transformer.transformer_blocks
+    assert len(blocks) >= 10
 
 
-@pytest.mark.parametrize(
-    ("backbone", "methods"),
-    [("wan-i2v", "focal-"), ("cogvideox-i2v", "focal-joint-"), ("hunyuan-i2v", "focal-hunyuan-")],
-)
+@pytest.mark.parametrize(("backbone", "methods"), [("wan-i2v", "focal-"), ("cogvideox-i2v", "focal-joint-")])
 def test_focal_guidance_steers_the_weak_blocks_that_were_found(backbone, methods):
     """In both spaces, as the deltas were tuned; by the paper's measure alone, that of hidden states, a setting of its own."""
     table = pd.read_csv(ROOT / "results/05_semantic_weak_layers/semantic_weak_layers.csv")

@@ -239,7 +239,7 @@ def said_of(study, **more):
 def test_a_sound_study_is_not_blocked(study):
     found = said_of(study, scorers=["temporal_flickering"])
     assert not [f for f in found if f.startswith("blocks")], found
-    assert any("567 samples with 2268 questions" in f for f in found)
+    assert any("467 samples with 1868 questions" in f for f in found)
     assert any("the scorer can run" in f for f in found) and any("GB are free" in f for f in found)
 
 

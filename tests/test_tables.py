@@ -305,8 +305,8 @@ def test_directions_are_corrected_over_the_cells_of_a_table():
 
 def test_a_comparison_that_stands_twice_is_one_test_and_counts_once(some):
     """Two models of a paper with one stand-in have the same videos: the second is marked, and is no further test."""
-    scores = some.assign(method=some["method"].replace("alignvid", "alignvid-all-keys"), backbone="hunyuan-i2v")
-    cells = cells_of("alignvid", scores.assign(sweep="hunyuan-" + scores["sweep"])).query("table == 'table2'")
+    scores = some.assign(method=some["method"].replace("alignvid", "alignvid-all-keys"), backbone="cogvideox-i2v")
+    cells = cells_of("alignvid", scores.assign(sweep="cogvideox-" + scores["sweep"])).query("table == 'table2'")
     steered = cells[cells["row"].isin(["FramePack + AlignVid", "FramePack-F1 + AlignVid"]) & (cells["direction"] != "")]
     assert len(steered) == 8 and steered.groupby("metric")["p (Holm)"].nunique().eq(1).all()
     worst = steered.drop_duplicates("metric")

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -12,20 +11,16 @@ from scipy.stats import kstest, uniform
 from torch import nn
 from transformers import T5EncoderModel
 
-from analysis.study.parameters import load_parameters
-from testbed import cogvideox, hunyuan, wan
-from testbed.captions import caption
-from testbed.clips import training_clip
+from testbed import cogvideox, wan
 from testbed.folding import folded_padding, padding_bias
+from testbed.latents import tokenize
 from testbed.lineages import module_of
 from testbed.models import SLOTS, build_clip_tokenizer, build_tokenizer
-from testbed.models import tokenize_for_t5 as tokenize
 from testbed.muon import Muon, muon_and_adamw, orthogonalise
-from testbed.train import halve_files, train_all
 from testbed.train_text import IGNORED, QUESTIONS, Reader, answers
 from testbed.train_vae import with_noise
 from testbed.trainer import fit, replace_folder
-from testbed.world import EVENTS, generator, sample_scene
+from testbed.world import EVENTS, caption, generator, sample_scene, training_clip
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,9 +163,7 @@ def test_condition_channels_mark_the_reference_as_the_pipelines_do():
     assert (out[:, :, 1:] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("lineage", "error"), [(wan, 2e-2), (cogvideox, 1e-4), (hunyuan, 1e-4)]
-)  # UniPC starts just below pure noise
+@pytest.mark.parametrize(("lineage", "error"), [(wan, 2e-2), (cogvideox, 1e-4)])  # UniPC starts just below pure noise
 def test_a_perfect_model_brings_the_sampler_back_to_the_clean_latents(lineage, error):
     """The noise, the target and the timesteps of training are those of the pipeline's scheduler: stepping with the true
     target from any timestep on ends at the clean latents."""
@@ -185,7 +178,7 @@ def test_a_perfect_model_brings_the_sampler_back_to_the_clean_latents(lineage, e
     assert (x - clean).abs().max() < error
 
 
-@pytest.mark.parametrize("lineage", [wan, cogvideox, hunyuan])
+@pytest.mark.parametrize("lineage", [wan, cogvideox])
 def test_timesteps_lie_in_the_schedule_and_lean_towards_noise(lineage):
     t = lineage.sample_timesteps(torch.Generator().manual_seed(0), 10_000)
     assert t.min() >= 0 and t.max() < 1000
@@ -227,23 +220,23 @@ def test_noise_on_latents_has_a_strength_of_its_own_in_each_clip():
 @given(st.integers(0, 100_000))
 def test_what_the_text_encoder_is_asked_is_what_the_caption_says(index):
     clip = training_clip(index, seed=3)
-    kind, colour, shape, direction, other_colour, other_shape = (
+    kind, colour, shape, direction = (
         None if i == IGNORED else options[i] for i, options in zip(answers(clip), QUESTIONS.values(), strict=True)
     )
     happens = clip.caption.split(". ")[1]
     assert kind == clip.event.kind
     assert (direction is not None) == (kind == "move")
-    for word in (colour, shape, direction, other_colour, other_shape):
+    for word in (colour, shape, direction):
         assert word is None or word in happens
-    assert (colour is None) == (kind == "nothing") and (other_shape is not None) == (kind == "push")
+    assert (colour is None) == (kind == "nothing")
 
 
 def test_a_reader_is_asked_about_words_with_a_word_on_either_side():
     reader = Reader(cogvideox.build_text_encoder())
     ids, lengths = tokenize(["a red square. nothing happens"])
-    labels = torch.full((1, len(QUESTIONS)), IGNORED)
+    labels = torch.full((1, 4), IGNORED)
     labels[0, 0] = EVENTS.index("nothing")
-    for head in (reader.before, reader.behind, *reader.happens):
+    for head in (reader.before, reader.behind, *reader.happens.values()):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     with torch.no_grad():  # uniform answers: the logarithm of the number of choices, twice of words and once of events
@@ -274,14 +267,14 @@ def test_frozen_parameters_are_not_optimised():
 
 
 def test_an_unknown_lineage_is_named():
-    with pytest.raises(ValueError, match=r"'sora'.*wan.*cogvideox.*hunyuan"):
+    with pytest.raises(ValueError, match=r"'sora'.*wan.*cogvideox"):
         module_of("sora")
 
 
 def test_tokenizers_know_every_word():
     tokenizer, clip = build_tokenizer(), build_clip_tokenizer()
     for i in range(60):
-        scene, event = sample_scene(generator("tokens", i), EVENTS[i % len(EVENTS)])
+        scene, event = sample_scene(generator("tokens", i), EVENTS[i % 5])
         text = caption(scene, event, generator("t", i))
         words = text.replace(".", " .").split()
         assert [p.lstrip("▁") for p in tokenizer.tokenize(text)] == words
@@ -316,35 +309,3 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert (target / "a").read_text() == "old"
     replace_folder(target, lambda folder: save(folder, "new"))
     assert (target / "a").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["model"]
-
-
-def test_weights_are_stored_in_half_precision_and_loaded_in_single(tmp_path):
-    small = dict(num_attention_heads=1, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8, freq_dim=8)
-    model = WanTransformer3DModel(**small, ffn_dim=8, num_layers=1)
-    model.save_pretrained(tmp_path)
-    halve_files(tmp_path)
-    (file,) = tmp_path.glob("*.safetensors")
-    assert {t.dtype for t in load_file(file).values()} == {torch.float16}
-    again = WanTransformer3DModel.from_pretrained(tmp_path)
-    for name, tensor in again.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, model.state_dict()[name].half().float())
-
-
-@pytest.mark.parametrize("missing", [["i2v-few-steps"], ["i2v-noised", "i2v-few-steps"], []])
-def test_what_is_missing_is_trained_on_what_it_needs(tmp_path, monkeypatch, missing):
-    """Latents are not kept with the models: a variant that is trained later has its clips encoded again."""
-    parameters = load_parameters(ROOT / "params.yaml").testbed
-    for name in ("t2v", "i2v", "i2v-unexecuted", "i2v-noised", "i2v-few-steps"):
-        if name not in missing:
-            (tmp_path / f"{name}.safetensors").touch()
-    for part in ("vae", "clip"):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "config.json").touch()
-    called = []
-    note = lambda function, *_, **k: called.append(k.get("kind") or k["name"])  # noqa: E731
-    monkeypatch.setattr("testbed.train.processes.run", note)
-    for done in ("assemble", "write_card", "take_clip"):
-        monkeypatch.setattr(f"testbed.train.{done}", lambda *_: None)
-    train_all("wan", parameters, tmp_path, tmp_path, workers=1)
-    assert called == (["video"] if missing else []) + [k for name in missing for k in ("late", name)]

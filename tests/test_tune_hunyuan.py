@@ -16,7 +16,7 @@ from analysis.tuning.tuned_families import module_of
 from analysis.videos.generate import load_pipeline
 from methods.focal_anchors.pipeline_run import current_run
 from methods.focal_anchors.projection import load_projection
-from testbed import hunyuan
+from next_testbed import hunyuan
 
 WEAK = (1, 4)  # the second dual block and the first single one
 SHORT = Tuning(steps=2, batch=2, lr=1e-2, warmup=0, text_dropout=0.3)

@@ -17,10 +17,8 @@ from ..study.significance import holm, mean_and_p
 FLOATS = "%.5g"
 CELL = ["method", "guidance_scale", "blur", "seed", "sample"]
 # What the tables are read as: (site, statistic, key) -> name. Wan has a softmax of its own for text and for image tokens,
-# so their shares are shares of that branch, and the branches are compared by the length of what they add. CogVideoX and
-# HunyuanVideo have one softmax over text and video. CogVideoX's padding is not masked and cannot be told from words, so "text"
-# holds both; HunyuanVideo's is masked, and the tokens of its image encoder stand before the
-# words; they are among the conditions whose entropy is told.
+# so their shares are shares of that branch, and the branches are compared by the length of what they add. CogVideoX has
+# one softmax over text and video; its padding is not masked and cannot be told from words, so "text" holds both.
 MEASURES = {
     ("text", "mass", "text"): "words in text attention",
     ("text", "mass", "text_padding"): "padding in text attention",
@@ -34,7 +32,6 @@ MEASURES = {
     ("image", "largest", ""): "largest weight, image tokens",
     ("self", "largest", ""): "largest weight, self-attention",
     ("joint", "mass", "text"): "text in joint attention",
-    ("joint", "mass", "image"): "image tokens in joint attention",
     ("joint", "mass", "reference"): "reference in joint attention",
     ("joint", "mass", "video"): "other frames in joint attention",
     ("joint", "entropy", ""): "entropy, joint attention",

@@ -20,7 +20,7 @@ from ..study.parameters import Backbone, Parameters
 from ..videos.generate import load_pipeline, reference_files, sample_video
 from ..videos.study_videos import each_video
 
-# map -> the sites, one in each family, and the token group that gets the mass. In CogVideoX's joint attention "text" holds padding too.
+# map -> the sites, one in each family, and the token group that gets the mass. In joint attention "text" holds padding too.
 MAPS = {"words": (("text", "joint"), "text"), "reference": (("self", "joint"), "reference")}
 
 

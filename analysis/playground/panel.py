@@ -11,8 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from testbed.captions import caption
-from testbed.world import COLOURS, DIRECTIONS, EVENTS, MAX_OBJECTS, SHAPES, SIZE, Scene, generator
+from testbed.world import COLOURS, DIRECTIONS, EVENTS, MAX_OBJECTS, SHAPES, SIZE, Scene, caption, generator
 
 from ..study.parameters import Parameters
 from .pictures import animation, attention_figure, strips_figure
@@ -78,7 +77,7 @@ class Panel:
             for colour, shape, x, y in PLACED
         ]  # fmt: skip
         self.event = choose(options=EVENTS, description="event")
-        self.subject, self.other = choose(description="shape"), choose(description="pushed shape")
+        self.subject = choose(description="shape")
         self.colour = choose(options=list(COLOURS), description="new colour")
         self.shape = choose(options=SHAPES, description="new shape")
         self.direction = choose(options=list(DIRECTIONS), description="direction")
@@ -105,7 +104,7 @@ class Panel:
         self.view = self.arranged()
         for control_of_scene in (self.source, self.count, self.texture, *(w for shape in self.shapes for w in shape)):
             control_of_scene.observe(lambda _: self.guarded(self.draw), "value")
-        for control_of_event in (self.event, self.subject, self.other, self.colour, self.shape, self.direction):
+        for control_of_event in (self.event, self.subject, self.colour, self.shape, self.direction):
             control_of_event.observe(lambda _: self.guarded(self.write_prompt), "value")
         self.button.on_click(lambda _: self.guarded(self.run))
         self.guarded(self.draw)
@@ -115,7 +114,7 @@ class Panel:
         self.own = widgets.VBox([row([self.count, self.texture]), *(row(list(s)) for s in self.shapes)])
         return widgets.VBox([
             row([widgets.VBox([self.source, self.own]), self.picture]),
-            row([self.event, self.subject, self.other, self.colour, self.shape, self.direction]),
+            row([self.event, self.subject, self.colour, self.shape, self.direction]),
             self.prompt,
             row([self.backbone, self.guidance, self.seed]),
             *(row([switch, *own.values()]) for switch, own in self.methods.values()),
@@ -151,9 +150,7 @@ class Panel:
             line.layout.display = "" if i < self.count.value else "none"
         scene = self.scene()
         self.picture.value = enlarged(reference(scene))
-        names = [o.name for o in scene.objects]
-        offer(self.subject, names)
-        offer(self.other, names[::-1])
+        offer(self.subject, [o.name for o in scene.objects])
         offer(self.colour, [c for c in COLOURS if c not in {o.colour for o in scene.objects}])
         if drawn:
             self.write_prompt()
@@ -162,8 +159,6 @@ class Panel:
         self.event.value = event.kind
         if event.target is not None:
             self.subject.value = scene.objects[event.target].name
-        if event.other is not None:
-            self.other.value = scene.objects[event.other].name
         if event.kind in ("appear", "recolour"):
             self.colour.value, self.shape.value = event.result.colour, event.result.shape
         self.direction.value = event.direction or self.direction.value
@@ -172,7 +167,6 @@ class Panel:
     def write_prompt(self) -> None:
         """The event changed: say it in the grammar's words."""
         words = dict(subject=self.subject.value, colour=self.colour.value, shape=self.shape.value)
-        words["other"] = self.other.value
         scene = self.scene()
         event = build_event(scene, self.event.value, **words, direction=self.direction.value)
         self.prompt.value = caption(scene, event, generator("playground"))

@@ -7,11 +7,11 @@ import re
 import numpy as np
 
 from testbed.benchmark import CATEGORY, COUNTS, ask_about, draw_sample
-from testbed.captions import EVENT_PHRASES, vocabulary
 from testbed.oracle import QUESTIONS
 from testbed.world import (
     COLOURS,
     DIRECTIONS,
+    EVENT_PHRASES,
     MAX_OBJECTS,
     SHAPES,
     SIZE,
@@ -20,6 +20,7 @@ from testbed.world import (
     Shape,
     generator,
     render,
+    vocabulary,
 )
 
 from ..study.parameters import Parameters
@@ -60,9 +61,8 @@ def build_scene(shapes: list[tuple[str, str, float, float]], texture: int) -> Sc
     return Scene(tuple(objects), texture)
 
 
-def build_event(scene: Scene, kind: str, *, subject="", other="", colour="", shape="", direction="") -> Event:
-    """An event in a scene; `subject` and `other`, which it pushes, are shapes' names. Raises ValueError for what cannot happen
-    there."""
+def build_event(scene: Scene, kind: str, *, subject="", colour="", shape="", direction="") -> Event:
+    """An event in a scene; `subject` is a shape's name. Raises ValueError for what cannot happen there."""
     if kind == "nothing":
         return Event(kind)
     if kind in ("appear", "recolour") and colour in {o.colour for o in scene.objects}:
@@ -72,15 +72,9 @@ def build_event(scene: Scene, kind: str, *, subject="", other="", colour="", sha
             raise ValueError(f"the scene has {MAX_OBJECTS} shapes already, the most that the world shows")
         return Event(kind, None, Shape(colour, shape, SIZE / 2, SIZE / 2, RADIUS))
     names = [o.name for o in scene.objects]
-    for name in (subject, *([other] if kind == "push" else [])):
-        if name not in names:
-            raise ValueError(f"the scene has no {name or 'other shape'}; it has a {' and a '.join(names)}")
+    if subject not in names:
+        raise ValueError(f"the scene has no {subject}; it has a {' and a '.join(names)}")
     target = names.index(subject)
-    if kind == "push":
-        if subject == other:
-            raise ValueError(f"the {subject} cannot push itself; name another shape")
-        pushed = names.index(other)
-        return Event(kind, target, scene.objects[target], other=pushed, other_result=scene.objects[pushed])
     thing = scene.objects[target]
     result = Shape(colour, thing.shape, thing.x, thing.y, thing.radius) if kind == "recolour" else thing
     return Event(kind, target, None if kind == "disappear" else result, direction or None)
@@ -98,7 +92,6 @@ def questions_about(scene: Scene, prompt: str) -> tuple[list[dict], str]:
     colours, shapes = "|".join(COLOURS), "|".join(SHAPES)
     slots = dict(
         new=rf"(?P<colour>{colours}) (?P<shape>{shapes})", old=rf"(?P<subject>(?:{colours}) (?:{shapes}))",
-        other=rf"(?P<other>(?:{colours}) (?:{shapes}))",
         colour=rf"(?P<colour>{colours})", direction=rf"(?P<direction>{'|'.join(DIRECTIONS)})",
     )  # fmt: skip
     found = []

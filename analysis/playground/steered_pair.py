@@ -37,10 +37,7 @@ DRAWN = "your own"  # the name of a scene that is not of the benchmark
 RUNS = ("unsteered", "steered")
 RECORD = canonical({"entropy": False, "groups": True, "norm": True, "queries": 16})
 SITES = {"self": "self-attention", "text": "text attention", "joint": "joint attention"}
-GROUPS = {
-    "text": "words", "text_padding": "padding", "image": "image tokens", "reference": "reference frame",
-    "video": "other frames",
-}  # fmt: skip
+GROUPS = {"text": "words", "text_padding": "padding", "reference": "reference frame", "video": "other frames"}
 
 
 @dataclass(frozen=True)

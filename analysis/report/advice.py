@@ -59,7 +59,7 @@ def _noise(remedy: Remedy, schedules: dict[str, tuple[str, list[float]]]) -> dic
     if remedy.window is None:
         return {}
     found = {}
-    for kind, noise in schedules.values():  # of several with one kind, the first stands for it: Wan's for flow matching
+    for kind, noise in schedules.values():
         steps = len(noise) - 1
         inside = [i for i in range(steps) if remedy.window[0] - 1e-9 <= (i + 1) / steps <= remedy.window[1] + 1e-9]
         found.setdefault(kind, [1.0 if inside[0] == 0 else round(noise[inside[0]], 4), round(noise[inside[-1] + 1], 4)])

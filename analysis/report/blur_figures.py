@@ -28,7 +28,7 @@ def reference(parameters: Parameters, sample: str, sigma: float) -> np.ndarray:
 
 
 def changes_figure(changes: pd.DataFrame):
-    """PANELS against the blur level: paired changes with intervals, all backbones in each panel."""
+    """PANELS against the blur level: paired changes with intervals, both backbones in each panel."""
     backbones = list(changes["backbone"].unique())
     levels = sorted(changes["blur sigma (px)"].unique())
     figure, axes = plt.subplots(1, len(PANELS), figsize=(13, 3.3))

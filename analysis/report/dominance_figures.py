@@ -77,9 +77,7 @@ def pairs_table(twins: dict[str, Twins]) -> pd.DataFrame:
             row = {"backbone": b, "gamma": gamma, "sample": sample, DOMINANCE: 100 * dominance(matrix)}
             row[DISTANCE] = frame_distance(matrix, own.early[1][0.0, sample])
             row |= values[list(COLUMNS.values())].astype(float).to_dict()
-            rows.append(
-                row | {MOVED_ASKED: float(values["asked_px"]) if values["main_category"] == "motion" else np.nan}
-            )
+            rows.append(row | {MOVED_ASKED: row[MOVED] if values["main_category"] == "motion" else np.nan})
     return pd.DataFrame(rows)
 
 

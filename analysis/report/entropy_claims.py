@@ -66,7 +66,7 @@ def findings(studies: dict[str, Scaled], ratios: pd.DataFrame, correlations: pd.
         values = [100 * change[k] for k in ("difference", "low", "high")]
         lifts.append(f"{effect(*values, 'points', change['n'])} on the {name}")
     opposite = ", where AlignVid's figure 3 describes less" if set(sides) == {"above"} else ""
-    blind = " On none of the models does it tell which prompts are followed." if set(tells) == {"not clear of"} else ""
+    blind = " On neither model does it tell which prompts are followed." if set(tells) == {"not clear of"} else ""
     return [
         f"Under γ {gamma:g} in every block and step, entropy within the conditions is {' and '.join(entropy)} times the "
         "plain model's.",

@@ -25,7 +25,7 @@ PANELS = {
 }
 OVERALL = ("entropy, self-attention", "entropy, joint attention")
 COMPLEMENTS = ("padding in text attention", "other frames in self-attention")  # 1 minus another measure
-EVENT_COLOURS = dict(zip(labels.EVENTS, ("C0", "C1", "C2", "C3", "C4"), strict=True))
+EVENT_COLOURS = dict(zip(labels.EVENTS, ("C0", "C1", "C2", "C3"), strict=True))
 
 
 @dataclass
@@ -95,7 +95,7 @@ def ratios_table(studies: dict[str, Scaled]) -> pd.DataFrame:
 
 
 def gamma_figure(studies: dict[str, Scaled], ratios: pd.DataFrame):
-    """PANELS as ratios to the plain model against gamma, all backbones in each, all on one scale."""
+    """PANELS as ratios to the plain model against gamma, both backbones in each, all on one scale."""
     figure, axes = plt.subplots(1, len(PANELS), figsize=(13, 3.4), sharey=True)
     for ax, (title, pair) in zip(axes, PANELS.items(), strict=True):
         for i, (b, own) in enumerate(studies.items()):

@@ -9,7 +9,6 @@ from PIL import Image
 
 from ..study.benchmark_samples import load_samples
 from ..study.parameters import Parameters
-from ..study.score_columns import MOTION
 from ..study.significance import holm, mean_and_p, paired_difference
 from . import labels
 from .film_strips import film_figure, outcomes
@@ -22,7 +21,7 @@ PARTS = ("focal-fsg", "focal-cache", "focal-full", "focal-hidden-weak", "focal-p
 MEASURES = {
     "adherence": ("adherence", "points", 100),
     "flow_px": ("optical flow", "px / frame", 1),
-    "asked_px": ("displacement, move prompts", "px", 1),
+    "displacement_px": ("displacement, move prompts", "px", 1),
     "background_psnr": ("background fidelity", "dB", 1),
     "sharpness_retention": ("sharpness kept", "ratio", 1),
 }
@@ -155,7 +154,7 @@ def part_effects(steered: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
         part = steered[steered["method"] == method]
         for column, (_, unit, factor) in MEASURES.items():
             a, b = part, plain
-            if column in MOTION:
+            if column == "displacement_px":
                 a, b = (t[t["main_category"] == "motion"] for t in (part, plain))
             d = paired_difference(a, b, column)
             row = {"setting": labels.setting(method), "measure": column, "unit": unit}

@@ -11,7 +11,7 @@ from . import labels
 from .findings import number
 from .score_tables import NoTables
 
-EVENTS = ("appear", "disappear", "recolour", "move", "push")
+EVENTS = ("appear", "disappear", "recolour", "move")
 
 
 def instruments(backbones: list[str]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def instruments(backbones: list[str]) -> pd.DataFrame:
 
 def errors_table(table: pd.DataFrame) -> pd.DataFrame:
     """Where the world knows the truth: a line per measure and backbone, the mean absolute error (and its 95 % quantile) on
-    true clips of each event, and on the same clips without it."""
+    true clips of each event, and on still copies of the same references."""
     lines = []
     known = table.dropna(subset="mean_error")
     for measure in [m for m in COLUMNS if m in set(known["measure"])]:
@@ -39,7 +39,7 @@ def errors_table(table: pd.DataFrame) -> pd.DataFrame:
             true = own[own["video"] == "true"].set_index("event")
             line |= {e: _told(true.loc[e], measure) if e in true.index else "–" for e in EVENTS}
             lines.append(
-                line | {"without the event": _told(own[own["video"] == "no event"].mean(numeric_only=True), measure)}
+                line | {"still copies": _told(own[own["video"] == "still copy"].mean(numeric_only=True), measure)}
             )
     return pd.DataFrame(lines)
 
@@ -50,16 +50,15 @@ def _told(row: pd.Series, measure: str) -> str:
 
 
 def blind_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Every measure of a video: what it says of a true clip of each event and of clips without it, and what it cannot see."""
+    """Every measure of a video: what it says of a true clip of each event and of a still copy, and what it cannot see."""
     lines = []
     for measure, column in COLUMNS.items():
         own = table[table["measure"] == measure]
         line = {"measure": f"{column.label} ({column.unit})" if column.unit else column.label}
-        true, copy = (own[own["video"] == v].groupby("event")["measured"].mean() for v in ("true", "no event"))
+        true, copy = (own[own["video"] == v].groupby("event")["measured"].mean() for v in ("true", "still copy"))
         digits = 3 if measure.startswith("flow") else 1
         line |= {e: number(column.factor * true.get(e, float("nan")), digits) for e in EVENTS}
         lines.append(
-            line
-            | {"without the event": number(column.factor * copy.mean(), digits), "what it cannot see": column.blind}
+            line | {"still copy": number(column.factor * copy.mean(), digits), "what it cannot see": column.blind}
         )
     return pd.DataFrame(lines)

@@ -8,18 +8,11 @@ from methods.registry import find_methods
 
 from ..study.parameters import Parameters
 
-EVENTS = {
-    "addition": "appear",
-    "deletion": "disappear",
-    "modification": "recolour",
-    "motion": "move",
-    "interaction": "push",
-}
+EVENTS = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 OUTCOMES = ("followed", "still copy", "wrong")
 
 # Backbones by lineage, the first part of their name.
-VARIANTS = {"unexecuted": "unexecuted captions", "few-steps": "four steps", "noised": "noised references"}
-LINEAGES = {"wan": "Wan-type model", "cogvideox": "CogVideoX-type model", "hunyuan": "HunyuanVideo-type model"}
+LINEAGES = {"wan": "Wan-type model", "cogvideox": "CogVideoX-type model"}
 
 # Settings of params.yaml that readers meet by name. Others are called after their method and what sets them apart.
 SETTINGS = {
@@ -36,15 +29,10 @@ SETTINGS = {
     "alignvid-reference-keys": "AlignVid, text and reference keys",
     "alignvid-reference-alone": "AlignVid, reference keys only",
     "alignvid-all-keys": "AlignVid, all keys",
-    "alignvid-image-keys": "AlignVid, image keys only",
-    "alignvid-text-keys": "AlignVid, text keys only",
     "dymos-0.6": "DyMoS, γ 0.6",
     "dymos-0.8": "DyMoS, γ 0.8",
     "dymos-1": "DyMoS, γ 1",
     "dymos--1": "DyMoS, γ −1",
-    "dymos-tuned-wan": "DyMoS, tuned",
-    "dymos-tuned-cogvideox": "DyMoS, tuned",
-    "dymos-tuned-hunyuan": "DyMoS, tuned",
     "dymos-linear": "DyMoS, linear schedule",
     "dymos-log": "DyMoS, logarithmic schedule",
     "dymos-released": "DyMoS, older release",
@@ -58,9 +46,6 @@ SETTINGS = {
     "focal-joint-full": "Focal Guidance",
     "focal-joint-fsg": "Focal Guidance without the cache",
     "focal-joint-cache": "Focal Guidance, cache only",
-    "focal-hunyuan-full": "Focal Guidance",
-    "focal-hunyuan-fsg": "Focal Guidance without the cache",
-    "focal-hunyuan-cache": "Focal Guidance, cache only",
 }
 # Methods by the name that params.yaml gives them -> (words, colour of the palette in matplotlibrc). A method that is not
 # here is called by the words of its class and gets one of OTHER_COLOURS.
@@ -77,11 +62,8 @@ OTHER_COLOURS = ("C5", "#8B4513", "#6A3D9A", "#00A0A0", "#B0B000", "#E07B91", "#
 
 
 def backbone(name: str) -> str:
-    """A backbone's name in words, such as "Wan-type model" for `wan-i2v`, and "Wan-type model, four steps" for
-    `wan-i2v-few-steps`; unknown ones keep their name."""
-    words = LINEAGES.get(name.split("-")[0], name)
-    variant = VARIANTS.get(name.partition("-i2v-")[2])
-    return f"{words}, {variant}" if variant else words
+    """A backbone's name in words, such as "Wan-type model" for `wan-i2v`; unknown ones keep their name."""
+    return LINEAGES.get(name.split("-")[0], name)
 
 
 def setting(name: str, guidance_scale: float = 1.0, parameters: Parameters | None = None) -> str:

@@ -18,6 +18,7 @@ from ..study.significance import holm, mean_and_p, paired, paired_difference, pr
 from . import labels
 from .findings import interval, number, p_words
 from .loosening_curves import of_this_study
+from .plots import EVENT_NAMES
 from .score_tables import sweep_table
 
 WINNER, UNSTEERED = "winner of the search", "none"
@@ -89,7 +90,7 @@ def outcome_changes(parameters: Parameters, backbone: str) -> pd.DataFrame:
     rows = []
     for setting, pair in pairs.items():
         steered, plain = map(failures, pair)
-        kinds = {"all events": None} | {words: kind for kind, words in labels.EVENTS.items()}
+        kinds = {"all events": None} | {words: kind for kind, words in EVENT_NAMES.items()}
         for words, kind in kinds.items():
             own = [t if kind is None else t[t["main_category"] == kind] for t in (steered, plain)]
             rows.append({"setting": setting, "what": f"followed, {words}"} | _points(*own, "adherence"))

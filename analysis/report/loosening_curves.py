@@ -21,7 +21,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ..study.input_edits import check_edit, split
-from ..study.parameters import Parameters, study_of_variant
+from ..study.parameters import Parameters
+from ..study.results_layout import lineage_of, study_of
 from ..study.score_columns import COLUMNS
 from ..study.significance import holm, mean_and_p, paired, prompt_means
 from .score_tables import NoTables, sweep_table
@@ -92,9 +93,9 @@ def load_scores(parameters: Parameters, backbone: str) -> pd.DataFrame:
 
 
 def of_this_study(parameters: Parameters, sweep: str) -> bool:
-    """Whether a sweep is one of the loosening study's: it stands apart and its study begins with STUDY."""
+    """Whether a sweep is one of the loosening study's: it stands apart and begins with STUDY, its lineage's name left out."""
     own = parameters.sweeps[sweep]
-    return own.apart and study_of_variant(sweep, own.backbone).startswith(STUDY)
+    return own.apart and study_of(sweep, lineage_of(own.backbone)).startswith(STUDY)
 
 
 def with_kept(scores: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from methods.core.attention_call import AttentionCall
 from methods.core.forward_context import ForwardContext
-from methods.families import COGVIDEOX, GROUPS, HUNYUAN, WAN, Block
+from methods.families import COGVIDEOX, GROUPS, WAN, Block
 from methods.families.tokens import Tokens, make_layout
 from methods.registry import from_dict
 
@@ -28,12 +28,12 @@ from ..study.parameters import Parameters
 from .notebook_page import png
 
 FOLDER = Path("docs/diagrams")
-# method -> (file, setting of params.yaml on a model of each of KINDS)
+# method -> (file, setting of params.yaml on a Wan-type and on a CogVideoX-type model)
 DRAWN = {
-    "AlignVid": ("align_vid", "alignvid", "alignvid", "alignvid"),
-    "DyMoS": ("dymos", "dymos-1", "dymos-1", "dymos-1"),
-    "Focal Guidance": ("focal_guidance", "focal-full", "focal-joint-full", "focal-hunyuan-full"),
-    "Low-pass guidance": ("low_pass_guidance", "alg", "alg", "alg"),
+    "AlignVid": ("align_vid", "alignvid", "alignvid"),
+    "DyMoS": ("dymos", "dymos-1", "dymos-1"),
+    "Focal Guidance": ("focal_guidance", "focal-full", "focal-joint-full"),
+    "Low-pass guidance": ("low_pass_guidance", "alg", "alg"),
 }
 WORDS = {
     "text": "words",
@@ -42,19 +42,16 @@ WORDS = {
     "reference": "reference\nframe",
     "video": "other\nframes",
 }
-# site -> (title, groups of its queries, groups of its keys)
+# site -> (title, groups of its queries, groups of its keys), of the two kinds of model
 SITES = {
     "self": ("self-attention", ("reference", "video"), ("reference", "video")),
     "text": ("text attention", ("reference", "video"), ("text", "text_padding")),
     "image": ("image attention", ("reference", "video"), ("image",)),
     "joint": ("joint attention", ("text", "reference", "video"), ("text", "reference", "video")),
 }
-ALL = ("reference", "video", "image", "text")
-HUNYUAN_JOINT = ("joint attention", ALL, ALL)
 KINDS = {
     "Wan type: separate attentions": (WAN, ("self", "text", "image")),
     "CogVideoX type: one joint attention": (COGVIDEOX, ("joint",)),
-    "HunyuanVideo type: joint attention with image tokens": (HUNYUAN, ("joint",)),
 }
 PLAIN, SCALED, BIASED, WRITTEN = "#eeeeee", "#0072B2", "#D55E00", "#CC79A7"
 
@@ -74,20 +71,15 @@ def _tokens(groups: tuple[str, ...]) -> Tokens:
     return Tokens(codes, frames, slice(latent[0], latent[-1] + 1) if latent else slice(0, 0))
 
 
-def groups_at(family: str, site: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """(title, groups of the queries, groups of the keys) of a site of a model."""
-    return HUNYUAN_JOINT if family == HUNYUAN and site == "joint" else SITES[site]
-
-
 def _model(family: str, sites: tuple[str, ...], blocks: int) -> SimpleNamespace:
-    groups = frozenset(g for site in sites for g in groups_at(family, site)[2])
+    groups = frozenset(g for site in sites for g in SITES[site][2])
     named = tuple(Block(i, str(i)) for i in range(blocks))
     return SimpleNamespace(blocks=named, family=family, sites=sites, groups=groups, image_to_video=True)
 
 
 def edit_of(method, family: str, site: str, blocks: int) -> Edit | None:
     """What `method` does to the logits of `site` where it is active; None if it is nowhere."""
-    _, queries, keys = groups_at(family, site)
+    _, queries, keys = SITES[site]
     model = _model(family, next(s for f, s in KINDS.values() if f == family), blocks)
     active = [(c, b) for c in contexts(10) for b in model.blocks if method.active(model, c, b, site)]
     if not active or (site == "joint" and not hasattr(method, "gamma")):
@@ -132,9 +124,9 @@ def when_and_where(method, family: str, blocks: int, steps: int = 10) -> np.ndar
 
 
 # --- Drawing ----------------------------------------------------------------------------------------------------------
-def _matrix(ax, at: tuple, edit: Edit | None, written: dict[str, str]) -> None:
-    """Queries in rows, keys in columns; at: of `groups_at`; written: key group -> what is written into its values."""
-    title, queries, keys = at
+def _matrix(ax, site: str, edit: Edit | None, written: dict[str, str]) -> None:
+    """Queries in rows, keys in columns; `written`: key group -> what is written into its values."""
+    title, queries, keys = SITES[site]
     for i, (j, key) in ((a, b) for a in range(len(queries)) for b in enumerate(keys)):
         colour, text = PLAIN, ""
         if edit is not None and not np.isclose(edit.factor[i, j], 1):
@@ -186,11 +178,11 @@ COLOUR = {"AlignVid": SCALED, "DyMoS": BIASED, "Focal Guidance": WRITTEN, "Low-p
 
 
 def diagram(name: str, parameters: Parameters, blocks: int = 10):
-    """The figure of one method of DRAWN, at the settings that params.yaml has for the kinds of model."""
+    """The figure of one method of DRAWN, at the settings that params.yaml has for the two kinds of model."""
     _, *settings = DRAWN[name]
     kinds = dict(KINDS)
     if name == "Low-pass guidance":  # acts on whole passes, so the kind of attention makes no difference
-        kinds, settings = {"All kinds of model alike": next(iter(KINDS.values()))}, settings[:1]
+        kinds, settings = {"Both kinds of model alike": next(iter(KINDS.values()))}, settings[:1]
     figure = plt.figure(figsize=(8.6, 0.6 + 2.4 * len(kinds)))
     rows = np.atleast_1d(figure.subfigures(len(kinds), 1, hspace=0.02))
     for row, (kind, (family, sites)), setting in zip(rows, kinds.items(), settings, strict=True):
@@ -200,19 +192,19 @@ def diagram(name: str, parameters: Parameters, blocks: int = 10):
             axes = row.subplots(1, 2, width_ratios=[2.6, 1])
             _passes(axes[0])
         else:
-            widths = [len(groups_at(family, s)[2]) + 1 for s in sites]
+            widths = [len(SITES[s][2]) + 1 for s in sites]
             axes = row.subplots(1, len(sites) + 1, width_ratios=[*widths, 3.2 if len(sites) > 1 else 3])
             for ax, site in zip(axes[:-1], sites, strict=True):
                 written = {"text": "+ V"} if name == "Focal Guidance" and site in ("text", "joint") else {}
                 _matrix(
                     ax,
-                    groups_at(family, site),
+                    site,
                     None if written or name == "Focal Guidance" else edit_of(method, family, site, blocks),
                     written,
                 )
             axes[0].set_ylabel("queries", fontsize=8)
             if name == "Focal Guidance":
-                _tokens_written(axes[0], *groups_at(family, sites[0])[1:])
+                _tokens_written(axes[0], SITES[sites[0]][1], SITES[sites[0]][2])
         _schedule(axes[-1], when_and_where(method, family, blocks), COLOUR[name])
     figure.suptitle(f"{name}: what is changed", x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.supxlabel(_wrapped(NOTES[name]), x=0.01, ha="left", fontsize=8)

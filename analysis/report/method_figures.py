@@ -122,8 +122,8 @@ def events(videos: dict[str, pd.DataFrame], shown: dict[str, Cells], parameters:
         plots.bars_by_event(ax, groups, colours=colours)
         count, seeds = own["sample"].nunique(), own["seed"].nunique()
         counts = own.drop_duplicates("sample")["main_category"].value_counts()
-        names = [*labels.EVENTS, "all"]
-        ticks = [f"{labels.EVENTS.get(k, k)}\nn = {counts.get(k, count)}" for k in names]
+        names = [*plots.EVENT_NAMES, "all"]
+        ticks = [f"{plots.EVENT_NAMES.get(k, k)}\nn = {counts.get(k, count)}" for k in names]
         ax.set_xticks(range(len(names)), ticks)
         ax.set(ylim=(0, 100), ylabel="all questions right (%)", xlabel="event asked for")
         ax.set_title(f"{labels.backbone(backbone)}, {count} prompts, {seeds} seed{'s' if seeds > 1 else ''}")

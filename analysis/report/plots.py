@@ -17,8 +17,9 @@ from ..study.significance import mean_interval
 from . import labels
 from .score_tables import sweep_table
 
+EVENT_NAMES = {"addition": "appear", "deletion": "disappear", "modification": "recolour", "motion": "move"}
 SETTINGS = ["method", "guidance_scale", "blur", "seed"]  # what tells the cells of a sweep apart
-KEPT_STRIPS = 10  # samples of a cell whose film strips are kept, see analysis.scoring.score
+KEPT_STRIPS = 8  # samples of a cell whose film strips are kept, see analysis.scoring.score
 PNG_METADATA = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
@@ -53,7 +54,7 @@ def by_level(ax, tables: dict[str, pd.DataFrame], levels: list[float], *, percen
 
 def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence", colours: list[str] | None = None):
     """Share of `column` per event type and overall, one colour per entry of `groups`, with intervals, in percent."""
-    kinds = [*labels.EVENTS, "all"]
+    kinds = [*EVENT_NAMES, "all"]
     width = 0.8 / len(groups)
     for i, (label, scores) in enumerate(groups.items()):
         both = pd.concat([scores, scores.assign(main_category="all")])
@@ -61,7 +62,7 @@ def bars_by_event(ax, groups: dict[str, pd.DataFrame], column: str = "adherence"
         x = np.arange(len(kinds)) + (i - (len(groups) - 1) / 2) * width
         ax.bar(x, 100 * s["mean"], width * 0.92, color=colours[i] if colours else f"C{i}", alpha=0.85, label=label)
         intervals(ax, x, s, fmt="none", ecolor="black", elinewidth=1)
-    ax.set_xticks(range(len(kinds)), [labels.EVENTS.get(k, k) for k in kinds])
+    ax.set_xticks(range(len(kinds)), [EVENT_NAMES.get(k, k) for k in kinds])
     ax.grid(axis="x", visible=False)
     return ax
 

@@ -24,16 +24,12 @@ from .notebook_page import png
 UNSTEERED, GUIDED = ("none", 1.0), ("none", 3.0)
 # Row -> the setting of each lineage: guidance alone, then each method as it was published or released for its family.
 ROWS = {
-    "unsteered": {"wan": UNSTEERED, "cogvideox": UNSTEERED, "hunyuan": UNSTEERED},
-    "guidance 3": {"wan": GUIDED, "cogvideox": GUIDED, "hunyuan": GUIDED},
-    "AlignVid": {"wan": ("alignvid", 1.0), "cogvideox": ("alignvid", 1.0), "hunyuan": ("alignvid", 1.0)},
-    "DyMoS": {"wan": ("dymos-1", 1.0), "cogvideox": ("dymos-0.8", 1.0), "hunyuan": ("dymos-1", 1.0)},
-    "Focal Guidance": {
-        "wan": ("focal-full", 1.0),
-        "cogvideox": ("focal-joint-full", 1.0),
-        "hunyuan": ("focal-hunyuan-full", 1.0),
-    },
-    "Low-pass guidance": {"wan": ("alg", 1.0), "cogvideox": ("alg-first-step", 1.0), "hunyuan": ("alg-hunyuan", 1.0)},
+    "unsteered": {"wan": UNSTEERED, "cogvideox": UNSTEERED},
+    "guidance 3": {"wan": GUIDED, "cogvideox": GUIDED},
+    "AlignVid": {"wan": ("alignvid", 1.0), "cogvideox": ("alignvid", 1.0)},
+    "DyMoS": {"wan": ("dymos-1", 1.0), "cogvideox": ("dymos-0.8", 1.0)},
+    "Focal Guidance": {"wan": ("focal-full", 1.0), "cogvideox": ("focal-joint-full", 1.0)},
+    "Low-pass guidance": {"wan": ("alg", 1.0), "cogvideox": ("alg-first-step", 1.0)},
 }
 PICK, FRAMES = (0, 2, 4), (0, 8, 16)  # of the five frames that a strip keeps
 DPI = 200  # twice what a page of 900 pixels shows
@@ -42,34 +38,32 @@ NAMES, STRIP, BARS, GAP, ROW, HEAD, FOOT = 1.18, 1.27, 1.22, 0.07, 0.5, 0.82, 0.
 APART = 0.16  # between the panels of bars
 
 
-def neglected(scores: pd.DataFrame, settings: list[tuple[str, float]]) -> list[str]:
-    """The first sample of each event, in the order of labels.EVENTS, whose unsteered video does not follow its prompt, of those
-    that have a film strip under all `settings`; of events that have one. `scores` are the small run's, of one backbone."""
+def neglected(scores: pd.DataFrame, settings: list[tuple[str, float]]) -> list[str] | None:
+    """The first sample of each event, in the benchmark's order, whose unsteered video does not follow its prompt, of those
+    that have a film strip under all `settings`; None if an event has none. `scores` are the small run's, of one backbone."""
     first = scores[scores["seed"] == 0]
     parts = [first[(first["method"] == m) & (first["guidance_scale"] == g)] for m, g in settings]
     kept = set.intersection(*(set(part["sample"].head(plots.KEPT_STRIPS)) for part in parts))
     plain = parts[settings.index(UNSTEERED)]
     failed = plain[plain["sample"].isin(kept) & (plain["adherence"] < 1)]
     found = failed.drop_duplicates("main_category").set_index("main_category")["sample"]
-    return [found[event] for event in labels.EVENTS if event in found]
+    return [found[event] for event in labels.EVENTS] if set(labels.EVENTS) <= set(found.index) else None
 
 
 def strips_and_marks(parameters: Parameters, backbones: list[str]):
-    """(backbone, samples, strips, marks) of the first backbone that neglects samples of the most events. Raises ValueError if
-    none neglects any."""
-    settings = {b: {row: own[b.split("-")[0]] for row, own in ROWS.items()} for b in backbones}
-    scores = {b: comparison(parameters, b) for b in backbones}
-    samples = {b: neglected(scores[b], list(settings[b].values())) for b in backbones}
-    b = max(backbones, key=lambda name: len(samples[name]))
-    if not samples[b]:
-        raise ValueError(f"among the film strips, none of {', '.join(backbones)} neglects a prompt")
-    rows = {}
-    for row, (method, scale) in settings[b].items():
-        own = scores[b]
-        own = own[(own["method"] == method) & (own["guidance_scale"] == scale) & (own["seed"] == 0)]
-        own = own[own["sample"].isin(samples[b])].set_index("sample").loc[samples[b]].reset_index()
-        rows[row] = (plots.strips_of(scores[b], method, scale, samples[b]), own)
-    return b, samples[b], *film_strips.by_setting(rows, samples[b], parameters.benchmark.seed, PICK)
+    """(backbone, samples, strips, marks) of the first backbone that neglects a sample of every event. Raises ValueError if
+    none does."""
+    for b in backbones:
+        settings = {row: own[b.split("-")[0]] for row, own in ROWS.items()}
+        scores = comparison(parameters, b)
+        if samples := neglected(scores, list(settings.values())):
+            rows = {}
+            for row, (method, scale) in settings.items():
+                own = scores[(scores["method"] == method) & (scores["guidance_scale"] == scale) & (scores["seed"] == 0)]
+                own = own[own["sample"].isin(samples)].set_index("sample").loc[samples].reset_index()
+                rows[row] = (plots.strips_of(scores, method, scale, samples), own)
+            return b, samples, *film_strips.by_setting(rows, samples, parameters.benchmark.seed, PICK)
+    raise ValueError(f"among the film strips, none of {', '.join(backbones)} neglects a prompt of every event")
 
 
 def shares(parameters: Parameters, backbone: str) -> pd.DataFrame:

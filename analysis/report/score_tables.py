@@ -48,10 +48,11 @@ def autoencoder_table(backbone: str) -> pd.DataFrame:
 def videos_of(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """The rows of one setting that a column is of, one per sample and seed; a setting that two sweeps have is the same video.
 
-    Measures of asked motion are of the prompts that ask for a move, from whichever sweep measured them; all others are of the
-    sweeps of all categories, which a sweep of one would unbalance. Samples for which a column is not defined are left out; videos that failed are not.
+    Measures of asked motion are of whichever sweep measured them, all others of the sweeps of all categories, which a sweep of
+    one would unbalance. Samples for which a column is not defined are left out; videos that failed are not.
     """
-    rows = rows[rows["main_category"] == "motion"] if column in MOTION else rows[rows["categories"] == ""]
+    if column not in MOTION:
+        rows = rows[rows["categories"] == ""]
     if column in PARTIAL and column in rows and rows[column].notna().any():
         rows = rows[rows[column].notna() | rows[ALWAYS].isna()]
     return rows.drop_duplicates(["sample", "seed"])

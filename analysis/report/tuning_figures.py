@@ -1,4 +1,4 @@
-"""Focal Guidance after post-training, on each lineage: six settings, what the guidance adds, and the training's losses.
+"""Focal Guidance after post-training, on either backbone: six settings, what the guidance adds, and the training's losses.
 
 What a guided, tuned model is compared with is the control, the same tuning without the guidance: the distance from the
 untuned model to the control is what the captions did, and only what exceeds the control is the guidance's.
@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..scoring.score import STRIPS as KEPT
 from ..study.parameters import Parameters
-from ..study.score_columns import MOTION, is_proportion
+from ..study.score_columns import is_proportion
 from ..study.significance import holm, mean_interval, paired_difference
 from .against_unsteered import on_common_samples
 from .film_strips import film_figure, outcomes
@@ -60,7 +60,6 @@ class Lineage:
 LINEAGES = {
     "wan": Lineage("", "focal-", "testbed/checkpoints/focal-wan/losses.csv"),
     "cogvideox": Lineage("cogvideox-", "focal-joint-", "testbed/checkpoints/focal-cogvideox/losses.csv"),
-    "hunyuan": Lineage("hunyuan-", "focal-hunyuan-", "testbed/checkpoints/focal-hunyuan/losses.csv"),
 }
 
 
@@ -94,7 +93,7 @@ def compare(found: dict[str, pd.DataFrame], pairs: list[tuple[str, str, str]], c
         factor = 100 if column in MEASURES else 1
         for name, a, b in pairs:
             x, y = found[a], found[b]
-            if column in MOTION:
+            if column == "displacement_px":
                 x, y = (t[t["main_category"] == "motion"] for t in (x, y))
             if x.empty:  # a few prompts may ask for no movement at all
                 continue
@@ -159,9 +158,8 @@ def difference_forest(ax, table: pd.DataFrame) -> None:
     ax.set_ylim(-0.6, len(table) - 0.4)
 
 
-def ablation_figure(found: dict[str, pd.DataFrame], model: str):
-    """Absolute adherence of the six settings with the control as a band, and below what the guidance adds to the control.
-    model: its name in words, for the title."""
+def ablation_figure(found: dict[str, pd.DataFrame]):
+    """Absolute adherence of the six settings with the control as a band, and below what the guidance adds to the control."""
     figure, axes = plt.subplots(2, 2, figsize=(10.5, 5), sharey="row", height_ratios=[6, 3])
     prompts, seeds = sizes(found)
     for (top, bottom), (column, label) in zip(axes.T, MEASURES.items(), strict=True):
@@ -179,7 +177,7 @@ def ablation_figure(found: dict[str, pd.DataFrame], model: str):
         bottom.set(xlabel="points more than the control")
     axes[0, 0].legend(loc="lower left", fontsize=7)
     figure.suptitle(
-        f"{model}: six settings, and what the guidance adds to the tuned control ({prompts} prompts, {seeds} seeds)",
+        f"Six settings and what the guidance adds to the tuned control ({prompts} prompts, {seeds} seeds)",
         x=0.01, ha="left", fontweight="bold", fontsize=11,
     )  # fmt: skip
     return figure
@@ -190,26 +188,23 @@ QUALITY = {
     "background_psnr": "background (dB)",
     "sharpness_retention": "sharpness kept",
     "flow_px": "optical flow (px / frame)",
-    "asked_px": "displacement (px)",
+    "displacement_px": "displacement (px)",
 }
 
 
-def quality_figure(found: dict[str, pd.DataFrame], model: str):
-    """Fidelity and motion: what tuning and guidance each change, a panel per measure with its own unit and n. model: its name
-    in words, for the title."""
+def quality_figure(found: dict[str, pd.DataFrame]):
+    """Fidelity and motion: what tuning and guidance each change, a panel per measure with its own unit and n."""
     table = compare(found, COMPARED, list(QUALITY))
     shown = {column: label for column, label in QUALITY.items() if column in set(table["measure"])}
     figure, axes = plt.subplots(1, len(shown), figsize=(14, 2.7), sharey=True)
     for ax, (column, label) in zip(axes, shown.items(), strict=True):
         part = table[table["measure"] == column]
         difference_forest(ax, part)
-        moving = "move prompts only, " if column in MOTION else ""
+        moving = "move prompts only, " if column == "displacement_px" else ""
         ax.set_title(f"{moving}n = {part['n'].iloc[0]}", fontsize=8, fontweight="normal")
         ax.set_xlabel(f"change of {label}", fontsize=8)
         ax.locator_params(axis="x", nbins=4)
-    figure.suptitle(
-        f"{model}: what tuning and guidance each change of fidelity and motion", x=0.01, ha="left", fontweight="bold"
-    )
+    figure.suptitle("Fidelity and motion: what tuning and guidance each change", x=0.01, ha="left", fontweight="bold")
     return figure
 
 
@@ -255,14 +250,14 @@ def loss_changes(lineage: str) -> pd.DataFrame:
     return change[list(VARIANTS)].rename(columns=VARIANTS)
 
 
-def loss_figure(change: pd.DataFrame, model: str, window: int = 16):
-    """Loss of the guided runs over the control's, smoothed over `window` steps. model: its name in words, for the title."""
+def loss_figure(change: pd.DataFrame, window: int = 16):
+    """Loss of the guided runs over the control's, smoothed over `window` steps."""
     figure, ax = plt.subplots(figsize=(7, 2.8))
     for (name, values), style in zip(change.items(), ("-", "--", ":"), strict=True):
         ax.plot(values.rolling(window, min_periods=1).mean(), style, label=name)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xlabel="optimiser step", ylabel="loss above the control's (%)")
-    ax.set_title(f"{model}: loss of the guided runs less the control's, mean of {window} steps; below 0 is better")
+    ax.set_title(f"Loss of the guided runs less the control's, mean of {window} steps; below 0 is better")
     ax.legend(ncols=3)
     return figure
 

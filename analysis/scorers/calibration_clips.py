@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from testbed.benchmark import ambient_of, draw_benchmark
+from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
 from testbed.world import FPS, render
 
@@ -40,10 +40,10 @@ def clips(seed: int, samples: int) -> Iterator[tuple[str, dict, np.ndarray]]:
         raise ValueError(f"{samples} samples are asked for; the benchmark has {len(benchmark)}")
     records = [record for record, _, _ in benchmark]
     for i, (record, scene, event) in enumerate(benchmark[:samples]):
-        other_record, other_scene, other_event = benchmark[donor_of(i, records)]
-        yield "true", record, render(scene, event, ambient_of(record, scene, event))
+        _, other_scene, other_event = benchmark[donor_of(i, records)]
+        yield "true", record, render(scene, event)
         yield "copy", record, render(scene, event, executed=False)
-        yield "shuffled", record, render(other_scene, other_event, ambient_of(other_record, other_scene, other_event))
+        yield "shuffled", record, render(other_scene, other_event)
 
 
 def write_clips(folder: Path, seed: int, samples: int, checkpoint: str | None = None) -> Path:

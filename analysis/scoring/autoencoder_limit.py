@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from diffusers import AutoModel
 
-from testbed.benchmark import ambient_of, draw_benchmark
+from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
 from testbed.train_vae import to_tensor
 from testbed.world import render
@@ -40,7 +40,7 @@ def round_trip(vae, video: np.ndarray) -> np.ndarray:
 
 def _one(sample, checkpoint: str) -> list[dict]:
     record, scene, event = sample
-    video = render(scene, event, ambient_of(record, scene, event))
+    video = render(scene, event)
     decoded, oracle, pristine = round_trip(autoencoder(checkpoint), video), Oracle(), Oracle()
     return [
         {

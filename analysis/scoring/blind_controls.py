@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from testbed.benchmark import ambient_of, draw_benchmark
+from testbed.benchmark import draw_benchmark
 from testbed.oracle import Oracle
 from testbed.world import render
 
@@ -34,8 +34,8 @@ def blind_scores(seed: int, count: int) -> pd.DataFrame:
     samples = benchmark(seed)
     records, rows = [r for r, _, _ in samples], []
     for i, (record, scene, event) in enumerate(samples[:count]):
-        donor = samples[donor_of(i, records)]
-        other = render(*donor[1:], ambient_of(*donor))
+        _, other_scene, other_event = samples[donor_of(i, records)]
+        other = render(other_scene, other_event)[[0, 13, 14, 15, 16]]
         found = {
             "copy": scores_of_copy(record, scene, event),
             "other prompt": answer_all(Oracle(), other, record["questions"]),

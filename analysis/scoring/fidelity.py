@@ -30,19 +30,15 @@ def background_mask(a: np.ndarray, b: np.ndarray, chroma: float = 30.0, grow: in
     return cv2.dilate(colourful, np.ones((grow, grow), np.uint8)) == 0
 
 
-def fidelity(video: np.ndarray, reference: np.ndarray, still: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+def fidelity(video: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Fidelity of a uint8 (T, H, W, 3) video to its clean uint8 (H, W, 3) reference.
 
     first_psnr: dB, first frame against the reference. background_psnr: dB, mean over the last quarter, pixels that are
-    background in both, after the camera's motion: `still` and `seen` are what `steady` makes of the video.
-    sharpness_retention: mean Laplacian variance of the last quarter over the reference's.
+    background in both. sharpness_retention: mean Laplacian variance of the last quarter over the reference's.
     """
-    first = len(video) - max(1, len(video) // 4)
-    grey = [
-        psnr(f, reference, background_mask(f, reference) & s) for f, s in zip(still[first:], seen[first:], strict=True)
-    ]
+    last = video[-max(1, len(video) // 4) :]
     return {
         "first_psnr": psnr(video[0], reference),
-        "background_psnr": float(np.mean(grey)),
-        "sharpness_retention": float(np.mean([sharpness(f) for f in video[first:]]) / max(sharpness(reference), 1e-9)),
+        "background_psnr": float(np.mean([psnr(f, reference, background_mask(f, reference)) for f in last])),
+        "sharpness_retention": float(np.mean([sharpness(f) for f in last]) / max(sharpness(reference), 1e-9)),
     }

@@ -3,54 +3,50 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from testbed.benchmark import ambient_of, draw_benchmark
-from testbed.world import Ambient, Event, Scene, render, state
+from testbed.benchmark import draw_benchmark
+from testbed.world import Event, Scene, render
 
 from ..study.files import write_table
 from ..study.parameters import Parameters
 from ..study.progress import track
 from .autoencoder_limit import autoencoder, round_trip
-from .objects import LEFT, last_quarter
-from .score_video import measures
+from .fidelity import fidelity
+from .objects import LEFT, object_measures
+from .score_video import motion
 
 
-def truth(scene: Scene, event: Event, ambient: Ambient, frames: int, *, executed: bool = True) -> dict[str, float]:
-    """What the measures should say of a clip: asked_px (pixels), onset (frame), returned, object_integrity, camera_px."""
-    time = np.arange(frames)
-    progress = np.clip((time - event.start) / event.length, 0, 1) * executed
-    shown, away, end = progress >= 0.5, float("nan"), last_quarter(frames)  # half the object's area
-    index = event.other if event.kind == "push" else event.target
-    if event.kind in ("move", "push"):
-        still = replace(ambient, pan=(0.0, 0.0))
-        places = [state(scene, event, still, f, executed=executed, frames=frames)[index].shape for f in time]
-        way = np.hypot([p.x - places[0].x for p in places], [p.y - places[0].y for p in places])
-        shown, away = way >= LEFT, float(way[end].mean())
-    return {
-        "asked_px": away,
-        "onset": int(np.argmax(shown)) if shown.any() else frames,
-        "returned": 0,
-        "object_integrity": 1.0,
-        "camera_px": float(np.hypot(*ambient.pan) * (time / (frames - 1))[end].mean()),
-    }
+def truth(scene: Scene, event: Event, frames: int) -> dict[str, float]:
+    """What the measures should say of a clip in which the event happens: asked_px (pixels), onset (frame), returned,
+    object_integrity."""
+    progress = np.clip((np.arange(frames) - event.start) / event.length, 0, 1)
+    travel = float("nan")
+    needed = 0.5  # of the way until it counts as shown: half the object's area, or so many pixels
+    if event.kind == "move":
+        before = scene.objects[event.target]
+        travel = float(np.hypot(event.result.x - before.x, event.result.y - before.y))
+        needed = LEFT / travel
+    return {"asked_px": travel, "onset": int(np.argmax(progress >= needed)), "returned": 0, "object_integrity": 1.0}
 
 
 def check(record: dict, scene: Scene, event: Event, decode) -> list[dict]:
-    """A row per measure of a sample's true clip and of the same clip without its event, both with ambient motion and through
-    `decode` (uint8 video -> the same): sample, event, video ("true" or "no event"), measure, truth (nan where the world does
-    not know it), measured."""
-    rows, ambient = [], ambient_of(record, scene, event)
-    reference = render(scene, event, executed=False, frames=1)[0]
-    for name, executed in (("true", True), ("no event", False)):
-        video = render(scene, event, ambient, executed=executed)
-        known = truth(scene, event, ambient, len(video), executed=executed)
-        found = measures(decode(video), reference, record["questions"])
+    """A row per measure of a sample's true clip and of its still copy, both through `decode` (uint8 video -> the same):
+    sample, event, video ("true" or "still copy"), measure, truth (nan where the world does not know it), measured."""
+    rows, reference = [], render(scene, event, executed=False, frames=1)[0]
+    for name, executed in (("true", True), ("still copy", False)):
+        video = render(scene, event, executed=executed)
+        known = truth(scene, event, len(video))
+        if not executed:
+            known |= {"asked_px": 0.0 * known["asked_px"], "onset": len(video)}
+        decoded = decode(video)
+        found = (
+            object_measures(decoded, reference, record["questions"]) | motion(decoded) | fidelity(decoded, reference)
+        )
         told = {"sample": record["id"], "event": event.kind, "video": name}
         rows += [told | {"measure": m, "truth": known.get(m, np.nan), "measured": v} for m, v in found.items()]
     return rows

@@ -1,15 +1,14 @@
 """What the named object of a video does, and what becomes of the others: displacement, onset, return, integrity.
 
 A frame is read as masks of the world's colours. The object that the prompt names is followed by all pixels of its colour, so
-that a shape that breaks up still has one place. Places are those in the first frame's picture: what the camera does is taken
-off. How far each measure is from the truth, on true clips that went through an autoencoder, is in results/instruments/.
+that a shape that breaks up still has one place. How far each measure is from the truth, on true clips that went through an
+autoencoder, is in results/instruments/.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from testbed.oracle import MIN_AREA, Component, colour_masks, parse_frame, understand
@@ -23,17 +22,11 @@ AREA = (0.6, 1.6)  # of its first area between which an object keeps its size
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sample's questions are about: the event, the named object's colour, and the colour it turns to or that of the
-    object that it pushes."""
+    """What a sample's questions are about: the event, the named object's colour, and the colour it turns to."""
 
     event: str
     colour: str
     other: str = ""
-
-    @property
-    def moves(self) -> str:
-        """The colour of the object that is asked to end elsewhere: the one that moves, or the one that is pushed; else ""."""
-        return {"move": self.colour, "push": self.other}.get(self.event, "")
 
 
 def asked_of(questions: list[dict]) -> Asked:
@@ -41,8 +34,6 @@ def asked_of(questions: list[dict]) -> Asked:
     kinds = dict(understand(q["question"]) for q in questions if q["expected_answer"] == "yes")
     if "turned" in kinds:
         return Asked("recolour", kinds["turned"]["colour"], kinds["turned"]["other"])
-    if "pushed" in kinds:
-        return Asked("push", kinds["pushed"]["colour"], kinds["pushed"]["other"])
     for kind, event in (("moved", "move"), ("gone", "disappear")):
         if kind in kinds:
             return Asked(event, kinds[kind]["colour"])
@@ -51,14 +42,13 @@ def asked_of(questions: list[dict]) -> Asked:
     raise ValueError(f"no change is asked for: {[q['question'] for q in questions]}")
 
 
-def _areas_and_places(video: np.ndarray, colour: str, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area (T,) in square pixels and centroid (T, 2) in pixels (x, y; nan without area) of a colour in every frame, less
-    `camera` (T, 2), where the first frame's picture stands in it."""
+def _areas_and_places(video: np.ndarray, colour: str) -> tuple[np.ndarray, np.ndarray]:
+    """Area (T,) in square pixels and centroid (T, 2) in pixels (x, y; nan without area) of a colour in every frame."""
     masks = np.stack([colour_masks(frame)[colour] for frame in video])
     area = masks.sum((1, 2)).astype(float)
     y, x = np.mgrid[0 : video.shape[1], 0 : video.shape[2]] + 0.5
     with np.errstate(invalid="ignore"):
-        return area, np.stack([(masks * x).sum((1, 2)) / area, (masks * y).sum((1, 2)) / area], axis=1) - camera
+        return area, np.stack([(masks * x).sum((1, 2)) / area, (masks * y).sum((1, 2)) / area], axis=1)
 
 
 def last_quarter(frames: int) -> slice:
@@ -66,10 +56,10 @@ def last_quarter(frames: int) -> slice:
     return slice(frames - max(1, frames // 4), frames)
 
 
-def displaced(video: np.ndarray, colour: str, camera: np.ndarray) -> np.ndarray:
+def displaced(video: np.ndarray, colour: str) -> np.ndarray:
     """How far the object of a colour is from its place in the first frame, (T,) in pixels; while it is lost, as far as when
     it was last seen; nan if the first frame does not show it."""
-    area, place = _areas_and_places(video, colour, camera)
+    area, place = _areas_and_places(video, colour)
     if area[0] < MIN_AREA:
         return np.full(len(video), np.nan)
     away = np.hypot(*(place - place[0]).T)
@@ -77,18 +67,17 @@ def displaced(video: np.ndarray, colour: str, camera: np.ndarray) -> np.ndarray:
     return away[np.maximum.accumulate(np.where(seen, np.arange(len(video)), 0))]
 
 
-def changed(video: np.ndarray, asked: Asked, camera: np.ndarray) -> np.ndarray:
-    """For every frame, whether it shows what was asked for, (T,) bool: a move or a push by the first pixels of what ends
-    elsewhere, the other events by half of the object's area; of what appears, its area at the end. Never, if the first frame
-    does not show what is to disappear."""
-    if asked.moves:
-        return np.nan_to_num(displaced(video, asked.moves, camera)) >= LEFT
-    area, _ = _areas_and_places(video, asked.colour, camera)
+def changed(video: np.ndarray, asked: Asked) -> np.ndarray:
+    """For every frame, whether it shows what was asked for, (T,) bool: a move by its first pixels, the other events by half
+    of the object's area."""
+    if asked.event == "move":
+        return np.nan_to_num(displaced(video, asked.colour)) >= LEFT
+    area, _ = _areas_and_places(video, asked.colour)
     if asked.event == "appear":
-        return area - area[0] >= max(2 * MIN_AREA, 0.5 * float(area[last_quarter(len(area))].mean() - area[0]))
+        return area - area[0] >= 2 * MIN_AREA
     if asked.event == "disappear":
-        return area < (0.5 * area[0] if area[0] >= MIN_AREA else 0)
-    other, _ = _areas_and_places(video, asked.other, camera)
+        return area < 0.5 * max(area[0], 1.0)
+    other, _ = _areas_and_places(video, asked.other)
     return other - other[0] >= 0.5 * max(area[0], 2 * MIN_AREA)
 
 
@@ -120,42 +109,34 @@ def integrity(video: np.ndarray, reference: np.ndarray, asked: Asked) -> float:
     return float(np.mean(kept)) if kept else float("nan")
 
 
-def moved_back(frame: np.ndarray, x: float, y: float) -> np.ndarray:
-    """A uint8 (H, W, 3) frame shifted by (-x, -y) pixels, between pixels too: a whole-pixel shift would charge an object's edge
-    for having moved. Continued by its last pixels."""
-    back = np.array([[1, 0, -x], [0, 1, -y]])
-    return cv2.warpAffine(frame, back, frame.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
 def subject_psnr(video: np.ndarray, reference: np.ndarray, asked: Asked) -> float:
     """PSNR in dB of the last quarter inside the reference's objects, each compared where it is by then; those that are to
     disappear or to turn are left out. Mean over objects; nan if none is left."""
-    objects = [
-        c for c in parse_frame(reference) if c.colour != asked.colour or asked.event in ("move", "push", "appear")
-    ]
+    objects = [c for c in parse_frame(reference) if c.colour != asked.colour or asked.event in ("move", "appear")]
     values = []
     for before in objects:
         mask = colour_masks(reference)[before.colour]
+        rows, columns = np.nonzero(mask)
         clip = np.concatenate([reference[None], video[last_quarter(len(video))]])
-        _, place = _areas_and_places(clip, before.colour, np.zeros(2))  # in the picture: that is where its pixels are
+        _, place = _areas_and_places(clip, before.colour)
         for frame, (x, y) in zip(clip[1:], place[1:], strict=True):
-            there = moved_back(frame, x - place[0, 0], y - place[0, 1]) if np.isfinite(x) else frame
-            values.append(psnr(there[mask], reference[mask]))
+            shift = np.rint([x - place[0, 0], y - place[0, 1]]) if np.isfinite(x) else np.zeros(2)
+            there = (
+                (rows + int(shift[1])).clip(0, frame.shape[0] - 1),
+                (columns + int(shift[0])).clip(0, frame.shape[1] - 1),
+            )
+            values.append(psnr(frame[there], reference[rows, columns]))
     return float(np.mean(values)) if values else float("nan")
 
 
-def object_measures(
-    video: np.ndarray, reference: np.ndarray, questions: list[dict], camera: np.ndarray
-) -> dict[str, float]:
-    """The columns asked_px (nan where nothing is asked to end elsewhere), onset, returned, object_integrity and subject_psnr
-    of a uint8 (T, 64, 64, 3) video, its uint8 (64, 64, 3) reference and the path of its camera, (T, 2) pixels."""
+def object_measures(video: np.ndarray, reference: np.ndarray, questions: list[dict]) -> dict[str, float]:
+    """The columns asked_px (nan where no move is asked for), onset, returned, object_integrity and subject_psnr of a uint8
+    (T, 64, 64, 3) video and its uint8 (64, 64, 3) reference."""
     asked = asked_of(questions)
-    away = float("nan")
-    if asked.moves:
-        away = float(np.nan_to_num(displaced(video, asked.moves, camera)[last_quarter(len(video))].mean()))
-    onset, returned = onset_and_return(changed(video, asked, camera))
+    away = displaced(video, asked.colour)[last_quarter(len(video))].mean() if asked.event == "move" else float("nan")
+    onset, returned = onset_and_return(changed(video, asked))
     return {
-        "asked_px": away,
+        "asked_px": float(np.nan_to_num(away)) if asked.event == "move" else float("nan"),
         "onset": onset,
         "returned": returned,
         "object_integrity": integrity(video, reference, asked),

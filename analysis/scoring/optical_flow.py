@@ -33,11 +33,8 @@ def _warp(image, flow):
     return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def supported_magnitude(
-    a: np.ndarray, b: np.ndarray, estimate=_flow_dis, camera: np.ndarray | tuple[float, float] = (0.0, 0.0)
-) -> np.ndarray:
-    """Magnitude in pixels of the flow from grey frame a to b (uint8, (H, W)), less the camera's motion (x, y) between them; 0
-    where the flow explains nothing.
+def supported_magnitude(a: np.ndarray, b: np.ndarray, estimate=_flow_dis) -> np.ndarray:
+    """Flow magnitude in pixels from grey frame a to b (uint8, (H, W)), 0 where the flow explains nothing.
 
     Kept where warping b back lowers the local error by 30 % and 1.5 grey levels, and the backward flow returns.
     """
@@ -50,18 +47,16 @@ def supported_magnitude(
     cycle = np.square(forward + back).sum(-1)
     allowed = 0.01 * (np.square(forward).sum(-1) + np.square(back).sum(-1)) + 0.5
     keep = (before - after >= np.maximum(0.3 * before, 1.5)) & (cycle <= allowed)
-    return np.where(keep, np.linalg.norm(forward - np.asarray(camera, np.float32), axis=-1), 0.0)
+    return np.where(keep, np.linalg.norm(forward, axis=-1), 0.0)
 
 
-def pair_scores(video: np.ndarray, camera: np.ndarray | None = None) -> np.ndarray:
+def pair_scores(video: np.ndarray) -> np.ndarray:
     """For each pair of neighbouring frames of a uint8 (T, H, W, 3) video, the mean of the largest 5 % of supported
-    magnitudes in pixels, the smaller of two estimators; (T - 1,) float. camera: its velocity (T - 1, 2) in pixels a frame,
-    which is taken off; at rest by default."""
+    magnitudes in pixels, the smaller of two estimators; (T - 1,) float."""
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
-    camera = np.zeros((len(grey) - 1, 2)) if camera is None else camera
     top = max(1, int(0.05 * grey[0].size))
     scores = []
-    for (a, b), v in zip(pairwise(grey), camera, strict=True):
-        both = [supported_magnitude(a, b, f, v).ravel() for f in (_flow_dis, _flow_farneback)]
+    for a, b in pairwise(grey):
+        both = [supported_magnitude(a, b, f).ravel() for f in (_flow_dis, _flow_farneback)]
         scores.append(min(float(np.partition(m, -top)[-top:].mean()) for m in both))
     return np.array(scores)

@@ -23,7 +23,7 @@ from .score_video import DIGITS, load_video, score_video
 
 SETTINGS = ["sweep", "backbone", "method", "guidance_scale", "blur", "prompts", "seed", "sample"]
 COLOURS = 96  # of film strips: two grey levels off on average
-STRIPS = 10  # film strips are shown of the first samples, two of each event type: a rule, not a choice
+STRIPS = 8  # film strips are shown of the first samples, two of each event type: a rule, not a choice
 
 
 def score(parameters: Parameters, sweep: str, executor: Executor) -> pd.DataFrame:

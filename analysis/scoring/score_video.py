@@ -8,13 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from testbed.camera import camera_path, steady, velocity
 from testbed.oracle import Oracle, displacement
 
 from ..study.score_columns import COLUMNS
 from ..study.video_files import load_reference, read_video
 from .fidelity import fidelity
-from .objects import last_quarter, object_measures
+from .objects import object_measures
 from .optical_flow import pair_scores
 
 # Columns that are rounded, to so many decimals.
@@ -55,27 +54,15 @@ def score_video(row: dict, sample: dict, *, folder: Path, frames: int) -> dict:
         reference = np.asarray(load_reference(Path(row["reference"])))
         copy = answer_all(Oracle(), np.repeat(reference[None], frames, axis=0), sample["questions"])
         out["still_copy"] = int(not out["adherence"] and out["answers"] == copy["answers"])
-        out |= {"displacement_px": displacement(*oracle.parse(video))}
-        out |= measures(video, reference, sample["questions"])
+        out |= {"displacement_px": displacement(*oracle.parse(video))} | motion(video)
+        out |= object_measures(video, reference, sample["questions"]) | fidelity(video, reference)
     return out
 
 
-def measures(video: np.ndarray, reference: np.ndarray, questions: list[dict]) -> dict[str, float]:
-    """All columns that need no oracle, of a uint8 (T, 64, 64, 3) video and its uint8 (64, 64, 3) reference; camera_px is how
-    far the camera is from where it began, the mean of the last quarter in pixels."""
-    camera = camera_path(video)
-    end = last_quarter(len(video))
-    out = {"camera_px": float(np.hypot(*camera[end].T).mean())} | motion(video, velocity(camera))
-    return (
-        out | object_measures(video, reference, questions, camera) | fidelity(video, reference, *steady(video, camera))
-    )
-
-
-def motion(video: np.ndarray, camera: np.ndarray) -> dict[str, float]:
-    """Optical flow of the whole video and of its quarters, in px / frame, less the camera's velocity (T - 1, 2), and VBench's
-    temporal flickering, which knows no camera: 1 less the mean absolute difference of neighbouring frames over 255. video:
-    uint8 (T, H, W, 3)."""
-    flow = pair_scores(video, camera)
+def motion(video: np.ndarray) -> dict[str, float]:
+    """Optical flow of the whole video and of its quarters, in px / frame, and VBench's temporal flickering: 1 less the mean
+    absolute difference of neighbouring frames over 255. uint8 (T, H, W, 3)."""
+    flow = pair_scores(video)
     quarters = {f"flow_q{i}": float(part.mean()) for i, part in enumerate(np.array_split(flow, 4), start=1)}
     difference = np.abs(np.diff(video.astype(np.float32), axis=0)).mean()
     return {"flow_px": float(flow.mean())} | quarters | {"temporal_flickering": float(1 - difference / 255)}

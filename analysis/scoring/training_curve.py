@@ -1,4 +1,4 @@
-"""How adherence grew with the training of a transformer: the states kept while training, sampled and scored."""
+"""How adherence grew with the image-to-video training: the states kept while training, sampled and scored."""
 
 from __future__ import annotations
 
@@ -37,18 +37,17 @@ def adherence_curve(
     """Write `out` (CSV): samples seen in training, guidance scale, event, n, share with all questions right.
 
     name: a backbone of the testbed; training: the folder of its lineage, with a state per file
-    `<training>/snapshots/<model>-<samples seen>.safetensors`. Raises FileNotFoundError without any.
+    `<training>/snapshots/i2v-<samples seen>.safetensors`. Raises FileNotFoundError without any.
     """
-    lineage, _, model = name.partition("-")
-    states = sorted((training / "snapshots").glob(f"{model}-[0-9]*.safetensors"))
+    lineage, states = name.split("-")[0], sorted((training / "snapshots").glob("i2v-[0-9]*.safetensors"))
     if not states:
         raise FileNotFoundError(f"no snapshots in {training / 'snapshots'}: run `make train-testbed` first")
     records = {s["id"]: s for s in load_samples(parameters.benchmark.folder)}
     rows = []
     for state in states:
-        seen = int(state.stem.removeprefix(f"{model}-"))
+        seen = int(state.stem.removeprefix("i2v-"))
         folder = Path("runs") / FOLDER / name / state.stem
-        assemble_one(lineage, training, state, folder / "pipeline", image_to_video=model != "t2v")
+        assemble_one(lineage, training, state, folder / "pipeline", image_to_video=True)
         backbone = parameters.backbones[name].model_copy(update={"checkpoint": str(folder / "pipeline")})
         own = parameters.model_copy(update={"backbones": {name: backbone}})
         cells = study_cells(own, name, samples, scales)

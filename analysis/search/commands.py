@@ -1,4 +1,4 @@
-"""`python -m analysis search-combinations`, `register-combinations` and `confirm-combinations`, in this order; `tune-dymos`."""
+"""`python -m analysis search-combinations`, `register-combinations` and `confirm-combinations`, in this order."""
 
 from __future__ import annotations
 
@@ -78,22 +78,6 @@ def confirm_combinations(lineage: str, workers: Workers = None):
     print(table.drop(columns="registered").round(3).to_string(index=False))
 
 
-def tune_dymos(lineage: str, workers: Workers = None):
-    """Try strengths of DyMoS and shares of the steps on prompts that no table uses: results/full/search/LINEAGE-dymos.csv."""
-    parameters, backbone = _parameters(lineage)
-    from ..videos.generate import default_executor
-    from .dymos_strength import tune_dymos as tune
-
-    with default_executor(workers) as executor:
-        prompts = _prompts(parameters, "dymos")
-        table = tune(parameters, backbone, prompts, RUNS / lineage, executor, OUT / f"{lineage}-dymos.csv")
-    (best,) = table[table["chosen"] == 1].to_dict("records")
-    print(table.round(2).to_string(index=False))
-    print(
-        f"params.yaml: dymos-tuned-{lineage}: [{{method: dymos, gamma: {best['gamma']}, window: [0, {best['share']}]}}]"
-    )
-
-
 def _parameters(lineage: str) -> tuple[Parameters, str]:
     parameters = load_parameters()
     if parameters.search is None or lineage not in parameters.search.lineages:
@@ -130,5 +114,5 @@ def _made_for(parameters: Parameters, lineage: str, prompts: Path) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this module commands of `app`."""
-    for command in (tune_dymos, search_combinations, register_combinations, confirm_combinations):
+    for command in (search_combinations, register_combinations, confirm_combinations):
         app.command()(command)

@@ -19,10 +19,9 @@ FOLDER = Path("build/search")
 
 
 def draw_prompts(split: Split, taken: set[str]) -> list[tuple[dict, object, object]]:
-    """(record, scene, event) of the first prompts of a split, of each of its events as many, whose text is not in `taken`."""
-    events = split.events or list(COUNTS)
-    share = split.prompts // len(events)
-    drawn = [s for s in draw_benchmark(split.seed, dict.fromkeys(events, 4 * share)) if s[0]["prompt"] not in taken]
+    """(record, scene, event) of the first prompts of a split, of each event as many, whose text is not in `taken`."""
+    share = split.prompts // len(COUNTS)
+    drawn = [s for s in draw_benchmark(split.seed, dict.fromkeys(COUNTS, 4 * share)) if s[0]["prompt"] not in taken]
     kinds = dict.fromkeys(record["main-category"] for record, _, _ in drawn)
     found = {kind: [s for s in drawn if s[0]["main-category"] == kind][:share] for kind in kinds}
     if short := [kind for kind, own in found.items() if len(own) < share]:
@@ -31,13 +30,13 @@ def draw_prompts(split: Split, taken: set[str]) -> list[tuple[dict, object, obje
 
 
 def write_prompts(parameters: Parameters, split: str, folder: Path = FOLDER) -> Path:
-    """The folder of the benchmark of the split `tuning`, `held_out` or `dymos` of params.yaml, written if it is not there; held-out
+    """The folder of the benchmark of the split `tuning` or `held_out` of params.yaml, written if it is not there; held-out
     prompts are none of the tuning prompts either."""
     search = parameters.search
     taken = {s["prompt"] for s in load_samples(parameters.benchmark.folder)}
     if split == "held_out":
         taken |= {record["prompt"] for record, _, _ in draw_prompts(search.tuning, taken)}
-    drawn = draw_prompts(search.dymos.prompts if split == "dymos" else getattr(search, split), taken)
+    drawn = draw_prompts(getattr(search, split), taken)
     records = [record for record, _, _ in drawn]
     out = folder / f"{split}-{content_key({'records': records})}"
     for record, scene, event in drawn:

@@ -171,12 +171,10 @@ def load_parameters(path: Path | str = "params.yaml", *, full: bool = False, apa
 
 
 def sweeps_by_backbone(parameters: Parameters, study: str) -> dict[str, str]:
-    """{backbone: sweep} of one study on several backbones, such as `baseline`, `unexecuted-baseline` of `wan-i2v-unexecuted` and
-    `cogvideox-baseline`, in the order of params.yaml."""
-    return {s.backbone: name for name, s in parameters.sweeps.items() if study_of_variant(name, s.backbone) == study}
-
-
-def study_of_variant(sweep: str, backbone: str) -> str:
-    """The study of a sweep: its name without that of the lineage or of the backbone's variant, such as `few-steps`."""
-    own, variant = study_of(sweep, lineage_of(backbone)), backbone.partition("-i2v-")[2]
-    return own.removeprefix(f"{variant}-" if variant else "")
+    """{backbone: sweep} of one study on several lineages, such as `baseline` and `cogvideox-baseline`, in the order of
+    params.yaml."""
+    return {
+        sweep.backbone: name
+        for name, sweep in parameters.sweeps.items()
+        if study_of(name, lineage_of(sweep.backbone)) == study
+    }

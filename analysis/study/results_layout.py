@@ -1,7 +1,7 @@
 """Where everything lies: the one place that knows the folders of videos, scores, tables and executed notebooks.
 
 A *lineage* is the first part of a backbone's name (`wan` of `wan-i2v`); a *study* is a sweep's name without its lineage in
-front, so that `blur`, `cogvideox-blur` and `hunyuan-blur` are one study on three lineages. `results` is the folder of the small run, or
+front, so that `blur` and `cogvideox-blur` are one study on two lineages. `results` is the folder of the small run, or
 `results/full` of the full-size one.
 
     runs/<lineage>/<study>/KEY.mkv, manifest.csv            videos; those of the full-size run are in runs/full/

@@ -38,7 +38,7 @@ COLUMNS = {
     ),
     "asked_px": Column(
         "displacement of the named object", "px", 1, 2,
-        blind="Defined where a move or a push is asked for only. The direction; the path; a lost object stays where it was seen.",
+        blind="Defined where a move is asked for only. The direction; the path; an object that is lost stays where it was seen.",
     ),
     "displacement_px": Column(
         "displacement of all objects", "px", 1, 2,
@@ -47,9 +47,6 @@ COLUMNS = {
     "onset": Column(
         "onset of the change", "frames", 1, 0,
         blind="Changes other than the asked one. It lies late by about a frame, as half of the change has to be seen.",
-    ),
-    "camera_px": Column(
-        "the camera's way", "px", 1, 2, blind="Motion of objects; turns and zooms; a camera that came back before the end."
     ),
     "flow_px": Column(
         "motion (flow)", "px / frame", 1, 2,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Strict(BaseModel):
@@ -12,29 +12,12 @@ class _Strict(BaseModel):
 
 
 class Split(_Strict):
-    """Prompts of the world that are drawn from a seed of their own, in equal parts of the five events or of those that `events`
-    names, and the seeds of the noise that videos of them start from."""
+    """Prompts of the world that are drawn from a seed of their own, in equal parts of the four events, and the seeds of the
+    noise that videos of them start from."""
 
     seed: int
-    prompts: Annotated[int, Field(ge=5, multiple_of=5)]
+    prompts: Annotated[int, Field(ge=4, multiple_of=4)]
     seeds: Annotated[list[int], Field(min_length=1)]
-    events: Annotated[list[Literal["recolour", "appear", "disappear", "move", "push"]], Field(min_length=1)] | None = (
-        None
-    )
-
-    @model_validator(mode="after")
-    def _in_equal_parts(self) -> Split:
-        if self.events and self.prompts % len(self.events):
-            raise ValueError(f"{self.prompts} prompts are not equal parts of {len(self.events)} events")
-        return self
-
-
-class DymosGrid(_Strict):
-    """Strengths of DyMoS and shares of the steps that are tried in every pair, and on which prompts."""
-
-    prompts: Split
-    gammas: Annotated[list[float], Field(min_length=1)]
-    shares: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]
 
 
 class Lineage(_Strict):
@@ -46,8 +29,8 @@ class Lineage(_Strict):
 
 class Search(_Strict):
     """guidance_scale: of every video, the unsteered ones too. trials: combinations that are tried, seed: of the sampler. loss:
-    how much fidelity of what must not change, in dB, the registered ones, and DyMoS's strength, may lose on the tuning prompts;
-    registered: how many there are. dymos: what its strength and share of the steps are chosen from, for each backbone."""
+    how much fidelity of what must not change, in dB, the registered ones may lose on the tuning prompts; registered: how
+    many there are."""
 
     guidance_scale: Annotated[float, Field(ge=1)]
     trials: Annotated[int, Field(ge=1)]
@@ -56,5 +39,4 @@ class Search(_Strict):
     registered: Annotated[int, Field(ge=1)]
     tuning: Split
     held_out: Split
-    dymos: DymosGrid
     lineages: dict[str, Lineage]

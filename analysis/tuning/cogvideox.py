@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .encoded import Encoded, Text, most_likely_latent
+from .encoded import Encoded, Text
 
 PIPELINE = "CogVideoXImageToVideoPipeline"
 TUNED = "joint attention (`attn1`)"
@@ -55,7 +55,8 @@ def encode(pipe, video: np.ndarray, caption: str, *, slots: int, seed: int, call
     pixels = pipe.video_processor.preprocess(Image.fromarray(video[0]), height=height, width=width).to(device, dtype)
     channels, draw = pipe.transformer.config.in_channels // 2, torch.Generator().manual_seed(seed)
     _, condition = pipe.prepare_latents(pixels, 1, channels, frames, height, width, dtype, device, draw)
-    latent = most_likely_latent(vae, video) * pipe.vae_scaling_factor_image
+    clip = torch.from_numpy(video).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
+    latent = vae.encode(clip.to(vae.dtype)).latent_dist.mode().float().cpu() * pipe.vae_scaling_factor_image
     return {"text": text, "latent": latent[0].transpose(0, 1), "condition": condition[0]}
 
 

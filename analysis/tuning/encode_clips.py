@@ -43,7 +43,7 @@ class Source:
 
 def from_world(count: int, seed: int) -> Source:
     """Training clips of the procedural world whose described event always happens: their captions are accurate."""
-    from testbed.clips import training_clip
+    from testbed.world import training_clip
 
     def read(index):
         clip = training_clip(index, seed=seed)

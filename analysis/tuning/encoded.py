@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from methods.focal_anchors.keywords import Anchors
-from testbed.train_vae import to_tensor
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,3 @@ class Encoded:
     image: torch.Tensor | None
     caption: str
     found: Anchors
-
-
-def most_likely_latent(vae, video: np.ndarray) -> torch.Tensor:
-    """Mode (1, C, F, h, w) of what an autoencoder makes of a clip, uint8 (T, H, W, 3): not normalised, float32, on the CPU."""
-    return vae.encode(to_tensor(video)[None].to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()

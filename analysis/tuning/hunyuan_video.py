@@ -12,7 +12,7 @@ from PIL import Image
 from methods.families import block_modules
 from testbed.wan import diffuse, sample_timesteps
 
-from .encoded import Encoded, Text, most_likely_latent
+from .encoded import Encoded, Text
 
 PIPELINE = "HunyuanVideoImageToVideoPipeline"
 TUNED = "joint attention (`attn`)"
@@ -66,7 +66,8 @@ def encode(pipe, video: np.ndarray, caption: str, *, slots: int, seed: int, call
         pixels, 1, channels, height, width, frames, torch.float32, device, torch.Generator().manual_seed(seed),
         image_condition_type="token_replace",
     )  # fmt: skip
-    latent = most_likely_latent(vae, video) * pipe.vae_scaling_factor
+    clip = torch.from_numpy(video).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
+    latent = vae.encode(clip.to(vae.dtype)).latent_dist.mode().float().cpu() * pipe.vae_scaling_factor
     # With `image_embed_interleave` the pipeline tells the prompt's call from the negative prompt's.
     kept = call.get("image_embed_interleave", KEPT)
     return _text(pipe, first, caption, slots, call, image_embed_interleave=kept) | {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from testbed.wan import diffuse, sample_timesteps
 
-from .encoded import Encoded, Text, most_likely_latent
+from .encoded import Encoded, Text
 
 PIPELINE = "WanImageToVideoPipeline"
 TUNED = "cross-attention (`attn2`)"
@@ -50,8 +50,9 @@ def encode(pipe, video: np.ndarray, caption: str, *, slots: int, seed: int, call
     image = pipe.encode_image(first, device)[0]
     pixels = pipe.video_processor.preprocess(first, height=height, width=width).to(device, torch.float32)
     _, condition = pipe.prepare_latents(pixels, 1, vae.config.z_dim, height, width, frames, torch.float32, device)
+    clip = torch.from_numpy(video).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    latent = (most_likely_latent(vae, video) - mean) / std
+    latent = (vae.encode(clip.to(vae.dtype)).latent_dist.mode().float().cpu() - mean) / std
     return {"text": _words(text), "latent": latent[0], "condition": condition[0], "image": image}
 
 

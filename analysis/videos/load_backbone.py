@@ -194,7 +194,7 @@ def _load_loras(pipe, load: Load) -> None:
 
 
 def _prepare_autoencoder(pipe, backbone: Backbone) -> None:
-    if backbone.pipeline.startswith("CogVideoX"):  # Wan's goes frame by frame, and gains little
+    if backbone.pipeline.startswith("CogVideoX"):  # the other autoencoder goes frame by frame, and gains little
         convolve_directly(pipe.vae)
     for name in ("tiling", "slicing"):
         if getattr(backbone.load, name):

@@ -64,37 +64,28 @@ def image_tokens(transformer: nn.Module, pipe, branch: str) -> int | None:
 
 
 INTERLEAVE = weakref.WeakKeyDictionary()  # pipeline -> its argument image_embed_interleave in the current or last video
-TRUE_SCALE = weakref.WeakKeyDictionary()  # pipeline -> its argument true_cfg_scale in the current or last video
 
 
 def watch(pipe):
-    """Note what the pipeline keeps to itself: `image_embed_interleave`, which it hands to `encode_prompt` with the prompt only,
-    and `true_cfg_scale`, which it hands to `check_inputs`."""
+    """Note the pipeline's argument `image_embed_interleave`, which it hands to `encode_prompt` with the prompt only."""
     from ..core.interception import replace_attribute
 
-    undo = []
+    encode = getattr(pipe, "encode_prompt", None)
+    if encode is None or "image_embed_interleave" not in inspect.signature(encode).parameters:
+        return lambda: None
 
-    def note(name: str, argument: str, noted) -> None:
-        method = getattr(pipe, name, None)
-        if method is None or argument not in (signature := inspect.signature(method)).parameters:
-            return
+    def noting(*args, **kwargs):
+        if kwargs.get("image_embed_interleave") is not None:
+            INTERLEAVE[pipe] = kwargs["image_embed_interleave"]
+        return encode(*args, **kwargs)
 
-        def noting(*args, **kwargs):
-            if (value := signature.bind(*args, **kwargs).arguments.get(argument)) is not None:
-                noted[pipe] = value
-            return method(*args, **kwargs)
+    undo = replace_attribute(pipe, "encode_prompt", noting)
 
-        undo.append(replace_attribute(pipe, name, noting))
-        undo.append(lambda: noted.pop(pipe, None))
+    def forget():
+        undo()
+        INTERLEAVE.pop(pipe, None)
 
-    note("encode_prompt", "image_embed_interleave", INTERLEAVE)
-    note("check_inputs", "true_cfg_scale", TRUE_SCALE)
-    return lambda: [u() for u in reversed(undo)]
-
-
-def true_guidance(pipe) -> float | None:
-    """The `true_cfg_scale` of the pipeline's current video; None for a transformer without a pipeline and other pipelines."""
-    return None if pipe is None else TRUE_SCALE.get(pipe)
+    return forget
 
 
 def prompt_text(pipe, prompt: str, arguments: dict) -> tuple[str, int, int]:

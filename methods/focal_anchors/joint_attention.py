@@ -25,13 +25,14 @@ def value_projection(transformer: nn.Module, block: Block) -> nn.Module:
     return transformer.single_transformer_blocks[int(number)].attn.to_v
 
 
-def text_places(call: AttentionCall, keywords: tuple[tuple[int, ...], ...]) -> list[list[int]]:
-    """Where each keyword's tokens, counted among the text of the conditional sample, stand among the keys of a call: text comes
-    first, or behind the video and the tokens of an image encoder."""
-    video, first = call.keys.video, 0
-    if video.start == 0 and video.stop > 0:
-        first = video.stop + int((call.keys.groups[-1] == GROUPS.index("image")).sum())
-    return [[first + token for token in tokens] for tokens in keywords]
+def text_places(call: AttentionCall, tokens: tuple[int, ...]) -> list[int]:
+    """Where the text tokens `tokens` of the conditional sample stand among the keys of a call: text comes first, or behind
+    the video and the tokens of an image encoder."""
+    video = call.keys.video
+    if video.start > 0 or video.stop == 0:
+        return list(tokens)
+    first = video.stop + int((call.keys.groups[-1] == GROUPS.index("image")).sum())
+    return [first + token for token in tokens]
 
 
 class JointAttentionValues:
@@ -50,5 +51,5 @@ class JointAttentionValues:
     def text_values(self, call: AttentionCall, anchors: Anchors) -> torch.Tensor:
         """(B, K, C) of the conditional samples: the mean of the values of each keyword's tokens in this call."""
         samples = call.conditional()
-        values = [call.value[samples, :, at].mean(2).flatten(1) for at in text_places(call, anchors.tokens)]
+        values = [call.value[samples, :, text_places(call, at)].mean(2).flatten(1) for at in anchors.tokens]
         return torch.stack(values, 1)
