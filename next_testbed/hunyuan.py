@@ -71,7 +71,7 @@ def build_vae() -> AutoencoderKLHunyuanVideo:
         block_out_channels=(8, 24, 48, 64),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=2,
+        norm_num_groups=2,  # groups of one channel, at full resolution, would lose each channel's mean: docs/training_log.md
         scaling_factor=1.0,
     )
 

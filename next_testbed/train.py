@@ -23,7 +23,7 @@ from .train_clip import train_clip
 from .train_few_steps import euler_sampler, train_few_steps
 from .train_llava import train_llava
 from .train_text import train_text
-from .train_transformer import train_transformer
+from .train_transformer import kinds_of, train_transformer
 from .train_vae import train_vae
 
 
@@ -38,10 +38,12 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
     data, own = params["data"], params[lineage]
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def part(finished: str | list[str], function, seed=seed, **kwargs):
-        files = [finished] if isinstance(finished, str) else finished
-        if not all((folder / file).exists() for file in files):
-            processes.run(function, workers, folder, seed=seed, device=device, **kwargs)
+    def run(function, seed=seed, **kwargs):
+        processes.run(function, workers, folder, seed=seed, device=device, **kwargs)
+
+    def part(finished: str, function, **kwargs):
+        if not (folder / finished).exists():
+            run(function, **kwargs)
 
     part("vae/config.json", train_vae, lineage=lineage, **own["vae"])
     if "clip" in own:
@@ -50,23 +52,18 @@ def train_all(lineage: str, params: dict, folder: Path, out: Path, workers: int 
         part("text.safetensors", train_llava, **own["llava"])
     if "text" in own:
         part("text.safetensors", train_text, lineage=lineage, **own["text"])
-    images = dict(kind="image", clips=data["images"], seed=seed + 3)  # images and videos are different clips
-    part("t2v.safetensors", encode_all, lineage=lineage, **images)
     trained_in = set().union(*(phases_of(own[name]) for name in image_to_video_models(own)))
-    part(
-        [f"{name}.safetensors" for name in ("t2v", *image_to_video_models(own))],
-        encode_all,
-        lineage=lineage,
-        kind="video",
-        clips=data["videos"],
-        unexecuted=data["unexecuted"] if "neglect" in trained_in else 0.0,
-    )
-    part("t2v.safetensors", train_transformer, lineage=lineage, name="t2v", **own["t2v"])
-    for name in image_to_video_models(own):
-        if "leak" in phases_of(own[name]):
-            part(f"{name}.safetensors", encode_all, lineage=lineage, kind="late", clips=data["late"], seed=seed + 6)
+    clips = {
+        "image": dict(clips=data["images"], seed=seed + 3),  # images and videos are different clips
+        "video": dict(clips=data["videos"], unexecuted=data["unexecuted"] if "neglect" in trained_in else 0.0),
+        "late": dict(clips=data["late"], seed=seed + 6),
+    }
+    missing = [name for name in ("t2v", *image_to_video_models(own)) if not (folder / f"{name}.safetensors").exists()]
+    for kind in kinds_of(set().union(*(phases_of(own[name]) for name in missing))):
+        run(encode_all, lineage=lineage, kind=kind, **clips[kind])
+    for name in missing:
         train = train_few_steps if "sampler_steps" in own[name] else train_transformer
-        part(f"{name}.safetensors", train, lineage=lineage, name=name, **own[name])
+        run(train, lineage=lineage, name=name, **own[name])
     assemble(lineage, own, folder, out)
     write_card(lineage, params, folder, out)
 

@@ -125,11 +125,15 @@ def train_transformer(
         save_atomically(weights, folder / f"{name}.safetensors")
 
 
-def load_sources(folder: Path, phases, **scale) -> dict[str, dict]:
-    """The encoded clips that `draw_batch` needs for some phases, by kind; scale: of `load_all`."""
+def kinds_of(phases) -> list[str]:
+    """The kinds of encoded clips that `draw_batch` needs for some phases."""
     kinds = {"image": ["image"], "leak": ["video", "late"]}
-    needed = {kind for phase in phases for kind in kinds.get(phase, ["video"])}
-    return {kind: load_all(folder, kind, **scale) for kind in sorted(needed)}
+    return sorted({kind for phase in phases for kind in kinds.get(phase, ["video"])})
+
+
+def load_sources(folder: Path, phases, **scale) -> dict[str, dict]:
+    """The encoded clips of `kinds_of` the phases, by kind; scale: of `load_all`."""
+    return {kind: load_all(folder, kind, **scale) for kind in kinds_of(phases)}
 
 
 def start_from(model, own, folder: Path, start: str) -> None:

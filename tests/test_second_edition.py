@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from next_testbed import hunyuan
+from next_testbed.__main__ import parameters
 from next_testbed.benchmark import COUNTS, draw_benchmark
 from next_testbed.camera import camera_shift, steady
 from next_testbed.clips import training_clip
@@ -17,6 +18,7 @@ from next_testbed.evaluate import sample_all
 from next_testbed.lineages import module_of
 from next_testbed.models import SLOTS, build_clip, build_llama_tokenizer, build_tokenizer, text_half, vision_half
 from next_testbed.oracle import Oracle
+from next_testbed.train import train_all
 from next_testbed.train_few_steps import euler_sampler, guided_jump, sampler_levels
 from next_testbed.train_transformer import noised
 from next_testbed.world import (
@@ -248,3 +250,30 @@ def test_a_model_of_every_lineage_is_evaluated(lineage, kind, third, tmp_path):
     sample_all(tmp_path / f"{lineage}-{kind}", tmp_path, tmp_path, **given)
     rows = pd.read_csv(tmp_path / "0.csv")
     assert list(rows["event"]) == ["push"] and list(rows["guidance"]) == [3]
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        (["t2v"], ["image", "video", "t2v"]),
+        (["i2v-unexecuted"], ["video", "i2v-unexecuted"]),
+        (["i2v-few-steps"], ["late", "video", "i2v-few-steps"]),
+        (["i2v-noised", "i2v-few-steps"], ["late", "video", "i2v-noised", "i2v-few-steps"]),
+        ([], []),
+    ],
+)
+def test_what_is_missing_is_trained_on_the_clips_it_needs(tmp_path, monkeypatch, missing, expected):
+    """Latents are not kept with the models: a variant that is trained later has its clips encoded again."""
+    for name in {"t2v", "i2v", "i2v-unexecuted", "i2v-noised", "i2v-few-steps"} - set(missing):
+        (tmp_path / f"{name}.safetensors").touch()
+    for part in ("vae", "clip"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").touch()
+    called = []
+    monkeypatch.setattr(
+        "next_testbed.train.processes.run", lambda function, *_, **k: called.append(k.get("kind") or k["name"])
+    )
+    for done in ("assemble", "write_card"):
+        monkeypatch.setattr(f"next_testbed.train.{done}", lambda *_: None)
+    train_all("wan", parameters()["testbed"], tmp_path, tmp_path, workers=1)
+    assert called == expected
